@@ -1,0 +1,94 @@
+"""Relaxed distributed SGD as optax transformations that never lose update mass.
+
+May distributed SGD be stale, compressed, partial or lock-free, by how much, and does it still
+converge? Elastic consistency (Nadiradze, Markov, Chatterjee, Kungurtsev, Alistarh, AAAI 2021)
+answers: as long as each worker's view stays within `alpha² B²` of a global iterate. The
+transformations here delay, compress and exchange updates; `held` says where every update is, and
+`meter` how far the views have drifted.
+"""
+
+from elastic_jax import problems
+from elastic_jax.compressors import identity, low_rank, natural, quantize, sign
+from elastic_jax.events import Asynchronous, EventState, asynchronous
+from elastic_jax.exchange import all_mean
+from elastic_jax.feedback import absorb, compress, ef21, error_feedback
+from elastic_jax.mass import elastic_gap, held, lost, virtual_params
+from elastic_jax.meter import MeterState, meter
+from elastic_jax.order import check_order, relaxation
+from elastic_jax.sparsifiers import block_top_k, random_k, threshold, top_k
+from elastic_jax.speeds import (
+    constant_speed,
+    draw_trace,
+    exponential_speed,
+    lognormal_speed,
+    pareto_speed,
+    stops_after,
+)
+from elastic_jax.staleness import (
+    DelayModel,
+    constant,
+    delay,
+    geometric,
+    per_coordinate,
+    per_leaf,
+    pmf,
+    replay,
+    uniform,
+)
+from elastic_jax.traces import Trace, make_trace
+from elastic_jax.types import Compressor
+from elastic_jax.workers import WorkerState, WorkerStep, fold_in_worker, simulate, worker_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Asynchronous",
+    "Compressor",
+    "DelayModel",
+    "EventState",
+    "MeterState",
+    "Trace",
+    "WorkerState",
+    "WorkerStep",
+    "absorb",
+    "all_mean",
+    "asynchronous",
+    "block_top_k",
+    "check_order",
+    "compress",
+    "constant",
+    "constant_speed",
+    "delay",
+    "draw_trace",
+    "ef21",
+    "elastic_gap",
+    "error_feedback",
+    "exponential_speed",
+    "fold_in_worker",
+    "geometric",
+    "held",
+    "identity",
+    "lognormal_speed",
+    "lost",
+    "low_rank",
+    "make_trace",
+    "meter",
+    "natural",
+    "pareto_speed",
+    "per_coordinate",
+    "per_leaf",
+    "pmf",
+    "problems",
+    "quantize",
+    "random_k",
+    "relaxation",
+    "replay",
+    "sign",
+    "simulate",
+    "stops_after",
+    "threshold",
+    "top_k",
+    "uniform",
+    "virtual_params",
+    "worker_step",
+]

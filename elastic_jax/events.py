@@ -1,0 +1,216 @@
+"""Asynchronous SGD, event by event: a trace of who applied what, executed by one scan.
+
+Single steps: at each tick one worker applies its whole update `u = -alpha G̃(view)` (not divided by
+p), computed on the version of the parameters that it had read. The executed program is exact for
+any trace, its memory is p·(parameters + worker state), and a tick costs the same for any p: one
+row of views is written and one read.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from elastic_jax.mass import lost, tree_total
+from elastic_jax.order import (
+    Passage,
+    check_order,
+    proposals,
+    record_passages,
+    relaxed_states,
+)
+from elastic_jax.precision import add, squared_norm, wide
+from elastic_jax.traces import Schedule
+from elastic_jax.workers import fold_in_worker
+
+
+class EventState(NamedTuple):
+    """State of an asynchronous run between ticks."""
+
+    params: optax.Params  # the server's parameters, where the next reader's view is taken
+    server_state: optax.OptState
+    worker_states: optax.OptState  # [p, ...]
+    views: Any  # [slots + 1, ...] each, versions that some worker still computes on
+    x: Any  # the global iterate, carried along by law 1; () where it is not measured
+
+
+class Ticks(NamedTuple):
+    """What happened at each tick; arrays [T]."""
+
+    loss: chex.Array  # at the applying worker's view and batch
+    gap: chex.Array  # ||x - view||² just before it applies; NaN where not measured
+    moment: chex.Array  # ||u||², squared norm of the base optimizer's proposal; likewise
+
+
+class Asynchronous(NamedTuple):
+    """An asynchronous run as two pure functions.
+
+    Attributes:
+        init: `(params, workers, slots) -> EventState`; slots from `Schedule.slots`, default p.
+        run: `(EventState, Schedule, batches) -> (EventState, Ticks)`, one compiled `lax.scan` over
+            the ticks of the schedule (or of a slice of it); batches stacked [T, ...].
+    """
+
+    init: Callable[..., EventState]
+    run: Callable[[EventState, Schedule, Any], tuple[EventState, Ticks]]
+
+
+def asynchronous(
+    loss_fn: Callable[[optax.Params, Any], chex.Array],
+    optimizer: optax.GradientTransformation,
+    server: optax.GradientTransformation | None = None,
+    *,
+    measure: bool = True,
+) -> Asynchronous:
+    """Makes the executor of asynchronous SGD on a trace.
+
+    Args:
+        loss_fn: `(params, batch) -> loss`, a float scalar.
+        optimizer: each worker's chain, base → relaxation*; every worker has its own state, whose
+            counters count that worker's steps.
+        server: a chain that the server applies to each arriving message; None applies it as it is.
+        measure: carry the global iterate along and report the gap and the size of proposals at
+            every tick, for one pass over the parameters. (Where a whole gradient is elementwise,
+            measuring it may change how XLA fuses it, and so its last bit.)
+
+    Returns:
+        The executor. Executing a trace in slices gives the bits of executing it at once.
+
+    Raises:
+        ValueError: if a chain exchanges between workers (here the server's parameters are the
+            exchange), if `absorb` stands at a worker, or if something is to be measured whose
+            held mass is no distance of parameters; then pass `measure=False`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> import elastic_jax as ej
+        >>> trace = ej.draw_trace([ej.constant_speed()] * 3, ticks=6)
+        >>> loss = lambda x, batch: jnp.sum(x)  # gradient 1 everywhere
+        >>> run = ej.asynchronous(loss, optax.sgd(1.0))
+        >>> state, ticks = run.run(run.init(jnp.zeros(1), workers=3), trace.schedule(), np.zeros(6))
+        >>> print(state.params, trace.delay, jnp.sqrt(ticks.gap))
+        [-6.] [0 1 2 2 2 2] [0. 1. 2. 2. 2. 2.]
+    """
+    gradient = jax.value_and_grad(loss_fn)
+    server = optax.identity() if server is None else server
+    server = optax.with_extra_args_support(server)
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(params, workers, slots=None):
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
+        rows = (workers if slots is None else slots) + 1
+        state = optimizer.init(params)
+        server_state = server.init(params)
+        _check_chain("optimizer", state, ("local",))
+        _check_chain("server", server_state, ("local", "absorb"))
+        return EventState(
+            params,
+            server_state,
+            jax.vmap(fold_in_worker, in_axes=(None, 0))(state, jnp.arange(workers)),
+            jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params),
+            jax.tree.map(wide, params) if measure else (),
+        )
+
+    def tick(carry, now):
+        (params, server_state, stack, views, x), (last_worker, last_state) = carry
+        worker, write, read, batch = now
+        # rows are written at the start of a tick and never between two uses of the stack, so that
+        # the scan can do it in place
+        stack = _set_row(stack, last_worker, last_state)
+        views = _set_row(views, write, params)
+        worker_state, view = _row(stack, worker), _row(views, read)
+        loss, grads = gradient(view, batch)
+        with record_passages() as passages:
+            message, worker_state_new = optimizer.update(grads, worker_state, view)
+        with record_passages() as server_passages:
+            updates, server_state = server.update(message, server_state, params)
+        gap = moment = jnp.float32(jnp.nan)
+        if measure:
+            proposed = _proposed(passages, message, server_passages, updates)
+            gap = tree_total(jax.tree.map(lambda a, v: squared_norm(a - wide(v)), x, view))
+            moment = tree_total(jax.tree.map(squared_norm, proposed))
+            x = jax.tree.map(add, x, proposed)
+            if any(hasattr(found.state, "lost") for found in relaxed_states(worker_state)):
+                now_lost, before = lost(worker_state_new, view), lost(worker_state, view)
+                x = jax.tree.map(lambda a, n, b: add(a, add(b, -n)), x, now_lost, before)
+        params = optax.apply_updates(params, updates)
+        new = (params, server_state, stack, views, x), (worker, worker_state_new)
+        return new, Ticks(loss, gap, moment)
+
+    def run(state, schedule, batches):
+        ticks = len(schedule.worker)
+        for leaf in jax.tree.leaves(batches):
+            if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != ticks:
+                raise ValueError(
+                    f"batches hold an array of shape {jnp.shape(leaf)}; stack one batch for each "
+                    f"of the {ticks} ticks of the schedule along the first axis"
+                )
+        rows = jax.tree.leaves(state.views)[0].shape[0]
+        # under the caller's own jit the slots are not known here
+        if not isinstance(schedule.slots, jax.Array) and schedule.slots + 1 > rows:
+            raise ValueError(
+                f"schedule needs slots={schedule.slots} but state has room for {rows - 1}; pass "
+                "slots=schedule.slots to init"
+            )
+        return execute(state, schedule, batches)
+
+    @jax.jit
+    def execute(state, schedule, batches):
+        rows = jax.tree.leaves(state.views)[0].shape[0]
+        worker, write, read = map(jnp.asarray, schedule[:3])
+        write = jnp.where(write == schedule.slots, rows - 1, write)  # the spare row is the last
+        carry = tuple(state), (worker[0], _row(state.worker_states, worker[0]))
+        (main, pending), out = jax.lax.scan(tick, carry, (worker, write, read, batches))
+        state = EventState(*main)
+        return state._replace(worker_states=_set_row(state.worker_states, *pending)), out
+
+    return Asynchronous(init, run)
+
+
+def _row(stack: Any, index: chex.Array) -> Any:
+    row = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack
+    )
+    # a read fused with the write before it needs the old stack too, and XLA would copy all of it
+    return jax.lax.optimization_barrier(row)
+
+
+def _set_row(stack: Any, index: chex.Array, row: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, index, 0), stack, row
+    )
+
+
+def _check_chain(name: str, state: optax.OptState, allowed: tuple[str, ...]) -> None:
+    check_order(state)
+    for part in relaxed_states(state):
+        role = getattr(part.state, "role", "local")
+        if role not in allowed:
+            raise ValueError(
+                f"{name} holds a step of role {role!r}, which has no place there in asynchronous "
+                "single steps: workers meet only in the server's parameters; take axis_name out of "
+                "the worker's chain, and put absorb last in the server's"
+            )
+
+
+def _proposed(
+    passages: list[Passage], message: Any, server_passages: list[Passage], updates: Any
+) -> Any:
+    proposed = proposals(passages, message)
+    arrived = proposals(server_passages, updates)
+    sent = {id(leaf) for leaf in jax.tree.leaves(message)}
+    if (
+        proposed is None
+        or arrived is None
+        or any(id(leaf) not in sent for leaf in jax.tree.leaves(arrived))
+    ):
+        raise ValueError(
+            "optimizer or server changes updates after a relaxation (a base optimizer at the "
+            "server, or a relaxation before the worker's base): held mass is then no distance of "
+            "parameters and there is no gap to measure; pass measure=False"
+        )
+    return proposed

@@ -1,0 +1,96 @@
+"""How workers meet: means over a named axis, and the plain all-reduce.
+
+Everything that crosses workers is a function of an axis name, so that one step runs under
+`jax.vmap(axis_name=…)`, `jax.shard_map` and `jax.pmap` alike.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from elastic_jax.order import relaxation
+from elastic_jax.precision import narrow, wide
+
+AxisName = str | tuple[str, ...]  # a tuple names several axes, innermost first
+
+
+def mean(tree: Any, axis_name: AxisName) -> Any:
+    """Averages a tree over the workers.
+
+    Args:
+        tree: this worker's tree of float arrays.
+        axis_name: the workers' axis, or several, innermost first: they are reduced one at a time,
+            since a collective over a `vmap` axis and a mesh axis together is not supported.
+
+    Returns:
+        The same tree on every worker, averaged in float32 or wider, in the dtypes of `tree`.
+    """
+
+    def leaf_mean(x):
+        total = wide(x)
+        for name in axis_names(axis_name):
+            total = jax.lax.pmean(total, name)
+        return narrow(total, x.dtype)
+
+    return jax.tree.map(leaf_mean, tree)
+
+
+def axis_names(axis_name: AxisName) -> tuple[str, ...]:
+    """Returns the names in an axis name, innermost first; refuses what is none."""
+    names = tuple(axis_name) if isinstance(axis_name, (tuple, list)) else (axis_name,)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(
+            f"axis_name={axis_name!r} is no axis name; pass the name given to vmap or to the mesh, "
+            "for example 'workers', or a tuple of names, innermost first"
+        )
+    return names
+
+
+def worker_index(axis_name: AxisName) -> jax.Array:
+    """Returns this worker's index along its axes (an int32 scalar), innermost fastest."""
+    index, stride = jnp.int32(0), 1
+    for name in axis_names(axis_name):
+        index = index + jnp.int32(stride) * jax.lax.axis_index(name).astype(jnp.int32)
+        stride *= jax.lax.axis_size(name)
+    return index
+
+
+class AllMeanState(NamedTuple):
+    """The plain exchange keeps nothing; its type marks where workers meet."""
+
+    role = "exchange"
+
+
+def all_mean(axis_name: AxisName) -> optax.GradientTransformationExtraArgs:
+    """Averages the updates over all workers: synchronous data-parallel SGD.
+
+    `u_i -> mean_j u_j`. It holds nothing and loses nothing (for parameters narrower than float32,
+    nothing beyond the rounding of the mean to their dtype).
+
+    Args:
+        axis_name: the workers' axis, or several, innermost first.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs`; use it where that axis is bound.
+
+    Raises:
+        ValueError: for an axis name that is not a string or a tuple of strings.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import elastic_jax as ej
+        >>> opt = optax.chain(optax.sgd(0.5), ej.all_mean("workers"))
+        >>> def step(view, gradient):
+        ...     update, _ = opt.update(gradient, opt.init(view), view)
+        ...     return view + update
+        >>> run = jax.vmap(step, axis_name="workers")
+        >>> print(run(jnp.zeros((2, 1)), jnp.array([[1.0], [3.0]])).tolist())
+        [[-1.0], [-1.0]]
+    """
+    names = axis_names(axis_name)
+    return relaxation(
+        lambda params: AllMeanState(),
+        lambda updates, state, params=None, **extra: (mean(updates, names), state),
+    )

@@ -1,0 +1,161 @@
+"""The meter: how far each worker's view has drifted, measured while it trains."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from elastic_jax.exchange import AxisName, axis_names
+from elastic_jax.mass import elastic_gap, lost, tree_total
+from elastic_jax.order import proposals, record_passages, relaxed_states
+from elastic_jax.precision import squared_norm
+
+
+class Running(NamedTuple):
+    """A quantity over the samples taken so far; float32 scalars or trees of them."""
+
+    mean: Any
+    max: Any
+    last: Any
+
+
+class MeterState(NamedTuple):
+    """State of `meter`; read its fields at any time. NaN in `last` before the first sample."""
+
+    inner: optax.OptState
+    step: chex.Array  # int32 [], updates so far
+    samples: chex.Array  # int32 []
+    gap: Running  # ||x - v||², a scalar, or with per_leaf a tree
+    elastic_constant: Running  # B̂ = sqrt(gap)/alpha; its mean is the root mean square
+    second_moment: Running  # M̂ = ||u||/alpha; its mean is the root mean square
+    lost_mass: Running  # ||lost mass||²
+    alarm: chex.Array  # bool [], B̂ exceeded the alarm at some sample
+
+
+def meter(
+    inner: optax.GradientTransformation,
+    learning_rate: chex.Numeric | Callable[[chex.Array], chex.Numeric],
+    axis_name: AxisName | None = None,
+    *,
+    every: int = 16,
+    per_leaf: bool = False,
+    alarm: chex.Numeric | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Measures the elastic gap of a chain at every n-th step; the updates pass unchanged.
+
+    At a sampled step, with the view v at which the gradient was taken, the held mass before the
+    step and the base optimizer's proposal u:
+
+        gap = ||x - v||²     B̂ = √gap / alpha     M̂ = ||u|| / alpha     lost = ||lost mass||²
+
+    Elastic consistency is `E gap <= alpha² B²`. Compare B̂ with the B derived from M̂.
+
+    Args:
+        inner: the whole chain of one worker: base optimizer, relaxations, exchange.
+        learning_rate: alpha, a number or an optax schedule of the step.
+        axis_name: the workers' axis, for the global iterate; None for one worker.
+        every: take a sample at steps 0, n, 2n, …
+        per_leaf: keep the gap for each leaf; B̂ stays that of the whole tree.
+        alarm: B̂ above this sets the flag `alarm` in the state, for good; None never does.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs` with a `MeterState`; its update needs `params`.
+
+    Raises:
+        ValueError: for `every` below 1; at the first update, where a relaxation stands before
+            the base optimizer or inside a conditional wrapper: what it holds then is no distance
+            of parameters that the meter could call a gap.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import elastic_jax as ej
+        >>> opt = ej.meter(optax.chain(optax.sgd(0.1), ej.delay(3)), 0.1, every=1)
+        >>> view = jnp.zeros(4)
+        >>> state = opt.init(view)
+        >>> for _ in range(8):
+        ...     update, state = opt.update(jnp.ones(4), state, view)
+        ...     view = optax.apply_updates(view, update)
+        >>> print(state.second_moment.max, state.elastic_constant.max)  # B̂ = τ M̂
+        2.0 6.0
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"every={every!r} is no number of steps; pass an int >= 1")
+    if axis_name is not None:
+        axis_names(axis_name)
+    inner = optax.with_extra_args_support(inner)
+    schedule = learning_rate if callable(learning_rate) else lambda step: learning_rate
+
+    def init(params):
+        zero = Running(jnp.float32(0), jnp.float32(0), jnp.float32(jnp.nan))
+        gap = zero
+        if per_leaf:
+            gap = Running(*(jax.tree.map(lambda _, value=value: value, params) for value in zero))
+        none = jnp.zeros((), jnp.int32)
+        state = inner.init(params)
+        # buffers of their own, so that the state can be donated
+        own = (none, none, gap, zero, zero, zero, jnp.zeros((), bool))
+        return MeterState(state, *jax.tree.map(jnp.copy, own))
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise ValueError("params is None: the meter needs the view; pass params to update")
+        with record_passages() as passages:
+            new_updates, new_inner = inner.update(updates, state.inner, params, **extra)
+        proposed = proposals(passages, new_updates)
+        if proposed is None or (not passages and any(True for _ in relaxed_states(state.inner))):
+            raise ValueError(
+                "inner changes updates after a relaxation, or hides a relaxation in a conditional "
+                "wrapper or a jitted update: what is held is no distance between parameters, so "
+                "there is no gap to measure; put relaxations after the base optimizer, outside "
+                "such wrappers"
+            )
+        alpha = jnp.asarray(schedule(state.step), jnp.float32)
+
+        def sample(running):
+            gap = elastic_gap(params, state.inner, axis_name, per_leaf=True)
+            moment = tree_total(jax.tree.map(squared_norm, proposed))
+            missing = tree_total(jax.tree.map(squared_norm, lost(state.inner, params)))
+            whole = tree_total(gap)
+            values = (gap if per_leaf else whole, whole / alpha**2, moment / alpha**2, missing)
+            roots = (False, True, True, False)
+            count = (state.samples + 1).astype(jnp.float32)
+            return tuple(
+                _include(old, value, count, root)
+                for old, value, root in zip(running, values, roots, strict=True)
+            )
+
+        running = (state.gap, state.elastic_constant, state.second_moment, state.lost_mass)
+        step = state.step
+        for name in axis_names(axis_name) if axis_name is not None else ():
+            step = jax.lax.pmax(step, name)  # all alike; says so to vmap, so that cond can skip
+        due = (step % every == 0) & (alpha > 0)
+        running = jax.lax.cond(due, sample, lambda running: running, running)
+        flag = state.alarm
+        if alarm is not None:
+            flag = flag | (running[1].last > jnp.asarray(alarm, jnp.float32))
+        samples = state.samples + due.astype(jnp.int32)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        gap, constant, moment, missing = running
+        return new_updates, MeterState(
+            new_inner, step, samples, gap, constant, moment, missing, flag
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _include(old: Running, value: Any, count: chex.Array, root: bool) -> Running:
+    """Adds a sample to a running quantity; `root` turns squares into roots, means into RMS."""
+
+    def mean(before, x):
+        if root:
+            return jnp.sqrt(before**2 + (x - before**2) / count)
+        return before + (x - before) / count
+
+    value = jax.tree.map(lambda x: x.astype(jnp.float32), value)
+    last = jax.tree.map(jnp.sqrt, value) if root else value
+    return Running(
+        jax.tree.map(mean, old.mean, value), jax.tree.map(jnp.maximum, old.max, last), last
+    )

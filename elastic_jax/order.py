@@ -1,0 +1,189 @@
+"""What stands where in a chain of transformations, and which orders are legal.
+
+    base → relaxation* → ( exchange → relaxation*  |  mix )
+
+Relaxations come after the base optimizer, because they hold updates of the parameters; one
+exchange (or one mix) makes the workers meet; `absorb`, where there is one, comes last. A
+relaxation *before* the base optimizer is allowed, but what it holds are gradients.
+
+An optax chain is a closure, but its state lists its parts in order, and a relaxation's state says
+what it is: it has a method `held()` or `lost()`, or a class attribute `role`, which is `exchange`
+(averages the updates), `mix` (averages the parameters) or `absorb` (sees what will be applied).
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+
+class Relaxed(NamedTuple):
+    """A relaxation's state found inside an optax state, and the wrappers around it."""
+
+    state: Any
+    wrappers: tuple[str, ...]
+
+
+def relaxed_states(opt_state: optax.OptState) -> Iterator[Relaxed]:
+    """Yields every relaxation state inside a nested optax state, outermost first."""
+
+    def walk(node: Any, wrappers: tuple[str, ...]) -> Iterator[Relaxed]:
+        methods = (getattr(node, name, None) for name in ("held", "lost"))
+        if any(callable(method) for method in methods) or hasattr(node, "role"):
+            yield Relaxed(node, wrappers)
+        if isinstance(node, dict):  # in the order of a named chain; flattening would sort it
+            children = list(node.values())
+        else:
+            children = jax.tree.leaves(node, is_leaf=lambda child: child is not node)
+        if len(children) == 1 and children[0] is node:
+            return
+        name = type(node).__name__
+        inside = (*wrappers, name) if hasattr(node, "_fields") else wrappers
+        for child in children:
+            yield from walk(child, inside)
+
+    yield from walk(opt_state, ())
+
+
+class Passage(NamedTuple):
+    """One relaxation's turn while a chain is traced: the leaves it took and those it returned."""
+
+    taken: list[Any]
+    returned: list[Any]
+
+
+_passages: contextvars.ContextVar[list[Passage] | None] = contextvars.ContextVar(
+    "elastic_jax_passages", default=None
+)
+
+
+def relaxation(
+    init: optax.TransformInitFn, update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """Makes a transformation that the meter can see past.
+
+    Args:
+        init: optax's init function. Its state is a NamedTuple that tells what the relaxation is:
+            methods `held()` and `lost()`, a class attribute `role` (see `elastic_jax.order`).
+        update: optax's update function, with extra arguments.
+
+    Returns:
+        The transformation. While a meter traces it, it notes the leaves it took and returned.
+    """
+
+    def recorded(updates, state, params=None, **extra_args):
+        new_updates, new_state = update(updates, state, params, **extra_args)
+        passages = _passages.get()
+        if passages is not None:
+            passages.append(Passage(jax.tree.leaves(updates), jax.tree.leaves(new_updates)))
+        return new_updates, new_state
+
+    return optax.GradientTransformationExtraArgs(init, recorded)
+
+
+@contextlib.contextmanager
+def record_passages() -> Iterator[list[Passage]]:
+    """Records every relaxation's turn while the body traces or runs an optimizer's update."""
+    passages: list[Passage] = []
+    outer = _passages.get()
+    token = _passages.set(passages)
+    try:
+        yield passages
+    finally:
+        _passages.reset(token)
+        if outer is not None:
+            outer.extend(passages)
+
+
+def proposals(passages: list[Passage], updates: optax.Updates) -> optax.Updates | None:
+    """Traces final updates back to what the base optimizer proposed.
+
+    Args:
+        passages: as recorded while `updates` were computed.
+        updates: what the whole chain returned.
+
+    Returns:
+        The base's proposals `u`, shaped like `updates`; or None if something that is no relaxation
+        touched the updates after a relaxation (it then holds gradients, or stands in a wrapper
+        whose branches hide it), so that held mass and `u` have no common unit.
+    """
+    origin: dict[int, Any] = {}
+    pending: dict[int, Any] = {}  # returned by a relaxation, not yet seen again
+    for passage in passages:
+        for taken, returned in zip(passage.taken, passage.returned, strict=True):
+            origin[id(returned)] = origin.get(id(taken), taken)
+            pending.pop(id(taken), None)
+            pending[id(returned)] = returned
+    for leaf in jax.tree.leaves(updates):
+        pending.pop(id(leaf), None)
+    if pending:
+        return None
+    return jax.tree.map(lambda leaf: origin.get(id(leaf), leaf), updates)
+
+
+def check_order(opt_state: optax.OptState, workers: int = 1) -> None:
+    """Refuses a chain in which mass could be lost or views could drift apart.
+
+    The legal order is `base → relaxation* → (exchange → relaxation* | mix)`, with `absorb` last
+    where there is one.
+
+    Args:
+        opt_state: a state fresh from the chain's `init`.
+        workers: how many workers there are (the size of the named axis).
+
+    Raises:
+        ValueError: naming what stands in the wrong place, and where it would be right.
+    """
+    parts = list(relaxed_states(opt_state))
+    roles = [getattr(part.state, "role", "local") for part in parts]
+    crossing = [role for role in roles if role in ("exchange", "mix")]
+    if len(crossing) > 1:
+        raise ValueError(
+            f"optimizer has {len(crossing)} steps that cross workers ({', '.join(crossing)}): "
+            "averaging twice hides drift; keep one exchange, or one mix"
+        )
+    if workers > 1 and not crossing:
+        raise ValueError(
+            f"optimizer has no exchange but there are {workers} workers: their views would drift "
+            "apart; end the chain in all_mean(axis_name), or give error_feedback or compress an "
+            "axis_name"
+        )
+    for last, advice in (
+        ("mix", "a mix sets the parameters themselves; put relaxations before it"),
+        ("absorb", "absorb must see the update as it is applied; put it last"),
+    ):
+        if last in roles[:-1]:
+            raise ValueError(f"optimizer has a relaxation after {last}: {advice}")
+    for part, role in zip(parts, roles, strict=True):
+        if role in ("exchange", "mix"):
+            for wrapper in part.wrappers:
+                _refuse_crossing_inside(wrapper, opt_state)
+
+
+def _refuse_crossing_inside(wrapper: str, opt_state: optax.OptState) -> None:
+    reasons = {
+        "MaskedState": "the masked leaves would never be exchanged and views would drift apart",
+        "PartitionState": "each part would be exchanged alone, or not at all",
+        "ApplyIfFiniteState": "one worker that skips leaves the others waiting for ever",
+        "ConditionallyTransformState": "a worker that skips leaves the others waiting for ever",
+        "ConditionallyMaskState": "a worker that skips leaves the others waiting for ever",
+        "MultiStepsState": "a worker that skips leaves the others waiting for ever",
+    }
+    if wrapper == "MultiStepsState":
+        skips = [
+            node.skip_state
+            for node in jax.tree.leaves(
+                opt_state, is_leaf=lambda node: isinstance(node, optax.MultiStepsState)
+            )
+            if isinstance(node, optax.MultiStepsState)
+        ]
+        if not any(jax.tree.leaves(skip) for skip in skips):
+            return  # every worker takes the same steps
+    if wrapper in reasons:
+        raise ValueError(
+            f"optimizer exchanges between workers inside {wrapper.removesuffix('State')}: "
+            f"{reasons[wrapper]}; wrap the base optimizer alone, and exchange outside"
+        )

@@ -1,0 +1,59 @@
+"""Rounding that says what it does: sums in float32 or wider, and explicit narrowing."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def wider(a: Any, b: Any) -> Any:
+    """Returns the float dtype that holds both a and b, whatever promotion JAX is set to allow."""
+    a, b = jnp.dtype(a), jnp.dtype(b)
+    if a == b:
+        return a
+    if jnp.finfo(a).bits == jnp.finfo(b).bits:
+        return jnp.dtype(jnp.float32)  # float16 and bfloat16
+    return a if jnp.finfo(a).bits > jnp.finfo(b).bits else b
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """Returns the dtype in which sums are kept: float32, or the dtype itself where wider."""
+    return wider(dtype, jnp.float32)
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """Casts an array to the dtype in which sums are kept.
+
+    A bfloat16 array that XLA still carries unrounded (as `apply_updates` in the same program leaves
+    it) is rounded first. Not so float16: a reduction of precision would flush its subnormals.
+    """
+    dtype, info = wide_dtype(x.dtype), jnp.finfo(x.dtype)
+    out = x.astype(dtype)
+    if dtype == x.dtype or info.nexp != jnp.finfo(dtype).nexp:
+        return out
+    return jax.lax.reduce_precision(out, info.nexp, info.nmant)
+
+
+def narrow(x: jax.Array, dtype: Any) -> jax.Array:
+    """Casts an array to a dtype, rounding for certain.
+
+    XLA may drop a cast to bfloat16 and back as excess precision, and a remainder computed from it
+    would be zero; an explicit reduction of precision stays.
+    """
+    if x.dtype == dtype:
+        return x
+    info = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant).astype(dtype)
+
+
+def add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Adds two arrays in the wider of their dtypes."""
+    dtype = wider(a.dtype, b.dtype)
+    a, b = (x if x.dtype == dtype else wide(x).astype(dtype) for x in (a, b))
+    return a + b
+
+
+def squared_norm(x: jax.Array) -> jax.Array:
+    """Returns the squared Euclidean norm of an array, summed in float32 or wider."""
+    x = wide(x)
+    return jnp.sum(x * x)

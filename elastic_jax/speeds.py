@@ -1,0 +1,132 @@
+"""How fast workers are, and the race between them: speeds → trace."""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from elastic_jax.traces import Trace, check_count, make_trace, previous_tick
+
+
+class Speed(NamedTuple):
+    """How long a worker takes for one update."""
+
+    name: str
+    # (rng, n) → float64 [n], seconds > 0, independent draws; inf means it never finishes
+    sample: Callable[[np.random.Generator, int], np.ndarray]
+    updates: int | None = None  # how many updates it makes before it stops; None: no end
+
+
+def constant_speed(seconds: float = 1.0) -> Speed:
+    """Every update takes `seconds`."""
+    seconds = _positive("seconds", seconds)
+    return Speed(f"constant({seconds:g} s)", lambda rng, n: np.full(n, seconds))
+
+
+def exponential_speed(mean: float = 1.0) -> Speed:
+    """Memoryless durations of the given mean, in seconds."""
+    mean = _positive("mean", mean)
+    return Speed(f"exponential({mean:g} s)", lambda rng, n: rng.exponential(mean, n))
+
+
+def lognormal_speed(median: float = 1.0, sigma: float = 0.5) -> Speed:
+    """Durations median·exp(sigma·N(0, 1)) in seconds; their mean is median·exp(sigma²/2)."""
+    median, sigma = _positive("median", median), _positive("sigma", sigma)
+    name = f"lognormal({median:g} s, {sigma:g})"
+    return Speed(name, lambda rng, n: rng.lognormal(math.log(median), sigma, n))
+
+
+def pareto_speed(minimum: float = 1.0, shape: float = 1.5) -> Speed:
+    """Heavy-tailed stragglers: P(duration > s) = (minimum/s)^shape for s ≥ minimum, in seconds.
+
+    The mean is minimum·shape/(shape − 1), infinite for shape ≤ 1; the variance is infinite for
+    shape ≤ 2.
+    """
+    minimum, shape = _positive("minimum", minimum), _positive("shape", shape)
+    name = f"pareto({minimum:g} s, {shape:g})"
+    return Speed(name, lambda rng, n: minimum * (1 + rng.pareto(shape, n)))
+
+
+def stops_after(speed: Speed, updates: int) -> Speed:
+    """A worker of the given speed that makes `updates` ≥ 0 updates and is never seen again."""
+    updates = check_count("updates", updates, 0)
+    updates = updates if speed.updates is None else min(updates, speed.updates)
+    return Speed(f"{speed.name}, stops after {updates}", speed.sample, updates)
+
+
+def draw_trace(speeds: Sequence[Speed], ticks: int, seed: int = 0) -> Trace:
+    """Race workers that read, compute, apply, and read the newest version again at once.
+
+    Worker i applies its k-th update at the sum of its first k durations; ties go to the lower
+    index. Each worker has its own random stream, so a shorter draw is the start of a longer one,
+    and another worker's speed changes only the order.
+
+    Args:
+        speeds: one `Speed` per worker, p ≥ 1 of them.
+        ticks: T ≥ 1, how many updates to apply in all.
+        seed: a non-negative integer.
+
+    Returns:
+        A trace of T updates with times in simulated seconds. With equal constant speeds every
+        delay is p − 1, after the first p ticks.
+
+    Raises:
+        ValueError: for bad arguments, for durations that are not positive, and if all workers
+            stop before `ticks` updates, saying how many there were.
+
+    Example:
+        >>> draw_trace([constant_speed()] * 3, ticks=6).delay.tolist()
+        [0, 1, 2, 2, 2, 2]
+    """
+    p, ticks = len(speeds), check_count("ticks", ticks, 1)
+    if not p or not all(isinstance(speed, Speed) for speed in speeds):
+        raise ValueError(f"speeds={speeds!r}: give a list with one Speed for each worker")
+    streams = np.random.SeedSequence(check_count("seed", seed, 0)).spawn(p)
+    rngs = [np.random.default_rng(stream) for stream in streams]
+    times = [np.zeros(0)] * p  # when each worker applies, as far as drawn
+    most = [ticks if s.updates is None else min(ticks, s.updates) for s in speeds]
+    behind = [i for i in range(p) if most[i]]
+    # The workers do not wait for one another, so popping a heap of events equals sorting their
+    # times. Durations are drawn until every worker is past the T-th smallest time.
+    while behind:
+        for i in behind:
+            n = min(max(len(times[i]), ticks // p + 64), most[i] - len(times[i]))
+            times[i] = np.append(times[i], _more_times(speeds[i], rngs[i], n, times[i][-1:]))
+            if np.isinf(times[i][-1]):
+                times[i] = times[i][np.isfinite(times[i])]
+                most[i] = len(times[i])
+        merged = np.concatenate(times)
+        end = np.partition(merged, ticks - 1)[ticks - 1] if merged.size >= ticks else math.inf
+        behind = [i for i in range(p) if len(times[i]) < most[i] and times[i][-1] <= end]
+    merged = np.concatenate(times)
+    if merged.size < ticks:
+        raise ValueError(
+            f"ticks={ticks} but all workers have stopped after {merged.size} updates: ask for "
+            f"fewer, or let a worker go on"
+        )
+    worker = np.repeat(np.arange(p), [len(own) for own in times])
+    order = np.lexsort((worker, merged))[:ticks]
+    worker = worker[order]
+    return make_trace(worker, previous_tick(worker) + 1, time=merged[order], workers=p)
+
+
+def _more_times(
+    speed: Speed, rng: np.random.Generator, n: int, last: np.ndarray
+) -> np.ndarray:  # [n]
+    """The times of a worker's next n updates, after its last one (none: a start at 0)."""
+    durations = np.asarray(speed.sample(rng, n))
+    if durations.shape != (n,) or not (durations > 0).all():
+        raise ValueError(
+            f"speed {speed.name!r} drew shape {durations.shape}, smallest "
+            f"{durations.min(initial=math.inf)}: its sample(rng, {n}) must give [{n}] seconds > 0"
+        )
+    return np.cumsum(np.append(last, durations))[len(last) :]
+
+
+def _positive(name: str, value: Any) -> float:
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}={value!r}: give a finite number > 0")
+    return number

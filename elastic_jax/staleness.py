@@ -1,0 +1,344 @@
+"""Delay: updates that arrive later than they were made.
+
+A model of delay is a value; `delay(model)` is the transformation. At step t it takes `u_t`, which
+arrives (whole or coordinate by coordinate) at step `t + D_t`, and returns everything that arrives
+now. Held mass is what is still in flight; with `D <= tau` and `||u|| <= alpha M`, `B <= tau M`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from elastic_jax.order import relaxation
+from elastic_jax.precision import narrow, wide_dtype
+from elastic_jax.traces import Trace
+
+
+class DelayModel(NamedTuple):
+    """When updates arrive.
+
+    Attributes:
+        name: what it is, with its settings.
+        longest: the longest delay in steps; a queue of `longest + 1` updates is kept. For
+            `per_leaf` a tree of them.
+        draw: `(key, step, like) -> delays`, a tree like `like` of int32 arrays, scalar or of the
+            leaf's shape, in 0…longest; None for delays that never change.
+    """
+
+    name: str
+    longest: Any
+    draw: Callable[[chex.PRNGKey, chex.Array, Any], Any] | None = None
+
+
+def _check_steps(value: Any, name: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}={value!r} is no number of steps; pass an int >= {least}")
+    if value < least:
+        raise ValueError(f"{name}={value} is out of range; pass an int >= {least}")
+    return int(value)
+
+
+def constant(steps: Any, longest: int | None = None) -> DelayModel:
+    """Every update arrives `steps` steps late, in order.
+
+    Args:
+        steps: the delay; an int >= 0, or a JAX scalar, which may be traced and needs `longest`.
+            A traced delay is held to 0…longest.
+        longest: room for a traced delay.
+
+    Returns:
+        The model. `delay(4)` is short for `delay(constant(4))`.
+    """
+    if isinstance(steps, jax.Array):
+        if longest is None:
+            raise ValueError("steps is a JAX array: pass longest too, the room its queue needs")
+        room = _check_steps(longest, "longest")
+        late = jnp.clip(steps.astype(jnp.int32), 0, room)
+        return DelayModel(f"constant(≤{room})", room, _same_for_all(lambda key, step: late))
+    return DelayModel(f"constant({steps})", _check_steps(steps, "steps"))
+
+
+def per_leaf(steps: Any) -> DelayModel:
+    """Each leaf has a constant delay of its own, as layers of a pipeline do.
+
+    Args:
+        steps: a tree of ints shaped like the parameters (or a prefix of it).
+    """
+    jax.tree.map(lambda value: _check_steps(value, "steps"), steps)
+    return DelayModel(f"per_leaf({steps})", steps)
+
+
+def uniform(shortest: int, longest: int) -> DelayModel:
+    """Each update's delay is drawn from shortest…longest, all alike, independent of its content."""
+    low = _check_steps(shortest, "shortest")
+    high = _check_steps(longest, "longest")
+    if high < low:
+        raise ValueError(f"longest={high} is less than shortest={low}; swap them")
+
+    def draw(key, step):
+        return jax.random.randint(key, (), low, high + 1, jnp.int32)
+
+    return DelayModel(f"uniform({low}, {high})", high, _same_for_all(draw))
+
+
+def pmf(probabilities: Sequence[float]) -> DelayModel:
+    """Each update's delay is drawn afresh: P(D = s) = probabilities[s].
+
+    Args:
+        probabilities: non-negative, summing to 1 (to 1e-6); the last one's index is the longest.
+    """
+    p = np.asarray(probabilities, np.float64)
+    if p.ndim != 1 or not p.size or (p < 0).any() or not abs(p.sum() - 1) <= 1e-6:
+        raise ValueError(
+            f"probabilities={probabilities!r} is no distribution; pass non-negative numbers that "
+            f"sum to 1 (they sum to {p.sum():g})"
+        )
+    upto = np.cumsum(p / p.sum())[:-1]
+
+    def draw(key, step):
+        u = jax.random.uniform(key, dtype=jnp.float32)
+        return jnp.sum(u >= jnp.asarray(upto, jnp.float32), dtype=jnp.int32)
+
+    return DelayModel(f"pmf({p.tolist()})", p.size - 1, _same_for_all(draw))
+
+
+def geometric(mean: float, longest: int) -> DelayModel:
+    """Delays are geometric, P(D = s) ∝ q^s with q = mean/(1+mean), cut off at `longest`.
+
+    Args:
+        mean: of the delay without the cut, in steps, > 0.
+        longest: the longest delay; the distribution is renormalised over 0…longest.
+    """
+    room = _check_steps(longest, "longest")
+    if not mean > 0:
+        raise ValueError(f"mean={mean!r} is out of range; pass a number > 0, or use delay(0)")
+    weights = (mean / (1 + mean)) ** np.arange(room + 1)
+    return pmf(weights / weights.sum())._replace(name=f"geometric({mean}, {room})")
+
+
+def per_coordinate(longest: int) -> DelayModel:
+    """Each coordinate of each update has its own uniform delay in 0…longest.
+
+    The inconsistent reads of lock-free shared memory: a view may hold one coordinate of an update
+    and lack the next.
+    """
+    room = _check_steps(longest, "longest")
+
+    def draw(key, step, like):
+        leaves, treedef = jax.tree.flatten(like)
+        keys = jax.random.split(key, max(1, len(leaves)))
+        late = [
+            jax.random.randint(k, x.shape, 0, room + 1, jnp.int32)
+            for k, x in zip(keys, leaves, strict=False)
+        ]
+        return jax.tree.unflatten(treedef, late)
+
+    return DelayModel(f"per_coordinate({room})", room, draw)
+
+
+def replay(delays: Any) -> DelayModel:
+    """Step t's update is as late as the trace says; past its end the trace starts over.
+
+    Args:
+        delays: a `Trace`, or ints [T] >= 0.
+    """
+    steps = np.asarray(delays.delay if isinstance(delays, Trace) else delays)
+    if steps.ndim != 1 or not steps.size or not np.issubdtype(steps.dtype, np.integer):
+        raise ValueError(f"delays={delays!r} is no sequence; pass a Trace, or ints of shape [T]")
+    if steps.min() < 0:
+        raise ValueError(f"delays hold {steps.min()}; a delay is an int >= 0")
+    table = steps.astype(np.int32)
+
+    def draw(key, step):
+        return jnp.asarray(table)[step % len(table)]
+
+    return DelayModel(f"replay(T={len(table)})", int(table.max()), _same_for_all(draw))
+
+
+def _same_for_all(draw: Callable[[chex.PRNGKey, chex.Array], chex.Array]):
+    """Makes one drawn delay that of every leaf: an update travels whole."""
+
+    def draw_tree(key, step, like):
+        late = draw(key, step)
+        return jax.tree.map(lambda _: late, like)
+
+    return draw_tree
+
+
+class _Queue(NamedTuple):
+    """A ring of the updates in flight of one leaf.
+
+    Step t reads slot t mod n last of all and leaves it as it is until the next step: reading a slot
+    before another write of the same step would make XLA copy the whole ring.
+    """
+
+    slots: jax.Array  # [n, *shape]
+
+    def total(self, step: chex.Array) -> chex.Array:
+        n, shape = len(self.slots), self.slots.shape[1:]
+        flat = self.slots.reshape(n, math.prod(shape))
+        in_flight = jnp.arange(n) != (step - 1) % n  # that one arrived at the last step
+        out = jnp.matmul(  # far faster in a scan than slots.sum(0)
+            in_flight.astype(flat.dtype)[None],
+            flat,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=wide_dtype(flat.dtype),
+        )
+        return out.reshape(shape)
+
+
+class DelayState(NamedTuple):
+    """State of `delay`."""
+
+    step: chex.Array  # int32 []
+    queues: Any  # tree of _Queue
+    worker_key: Any  # key data [2] uint32; () for delays that never change
+
+    def held(self) -> Any:
+        """Returns the sum of all updates in flight."""
+        return jax.tree.map(
+            lambda queue: queue.total(self.step),
+            self.queues,
+            is_leaf=lambda node: isinstance(node, _Queue),
+        )
+
+
+def delay(
+    model: DelayModel | Any, *, longest: int | None = None, seed: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Delays updates: `u_t` arrives at step `t + D_t`.
+
+    Args:
+        model: a `DelayModel`, or a delay in steps: `delay(4)` is `delay(constant(4))`, a JAX
+            scalar is `delay(constant(steps, longest))`.
+        longest: room for a traced delay.
+        seed: of random delays; each worker folds in its own index (see `worker_step`).
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs` whose state's `held()` is the sum of all updates
+        in flight. It keeps `longest + 1` updates (none where a leaf's delay is a constant 0); a
+        step touches two or three of them, so that its cost does not grow with the delay.
+        `delay(0)` is `optax.identity()`.
+
+    Raises:
+        TypeError: for a delay that is no int.
+        ValueError: for a negative delay, or a traced one without `longest`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> opt = delay(2)
+        >>> state = opt.init(jnp.zeros(()))
+        >>> for u in (1.0, 2.0, 3.0, 4.0):
+        ...     out, state = opt.update(jnp.array(u), state)
+        ...     print(out)
+        0.0
+        0.0
+        1.0
+        2.0
+    """
+    if not isinstance(model, DelayModel):
+        model = constant(model, longest)
+    if model.draw is None:
+        if not any(jax.tree.leaves(model.longest)):
+            return optax.with_extra_args_support(optax.identity())
+        return _fixed(model)
+    return _drawn(model, model.draw, seed)
+
+
+def _fixed(model: DelayModel) -> optax.GradientTransformationExtraArgs:
+    """A ring for each leaf: write the newest over what arrived last, then read the oldest."""
+
+    def init(params):
+        steps = _broadcast(model.longest, params)
+        queues = jax.tree.map(
+            lambda late, x: (
+                _Queue(jnp.zeros((late + 1, *x.shape), x.dtype)) if late else optax.MaskedNode()
+            ),
+            steps,
+            params,
+        )
+        return DelayState(jnp.zeros((), jnp.int32), queues, ())
+
+    def update(updates, state, params=None, **extra):
+        def turn(u, queue):
+            if isinstance(queue, optax.MaskedNode):  # no delay
+                return u, queue
+            n = len(queue.slots)
+            slots = jax.lax.dynamic_update_index_in_dim(queue.slots, u, (state.step - 1) % n, 0)
+            oldest = jax.lax.dynamic_index_in_dim(slots, state.step % n, keepdims=False)
+            return jax.lax.optimization_barrier(oldest), _Queue(slots)
+
+        out, queues = _unzip(turn, updates, state.queues)
+        return out, DelayState(_next(state.step), queues, state.worker_key)
+
+    return relaxation(init, update)
+
+
+def _drawn(model: DelayModel, draw: Callable, seed: int) -> optax.GradientTransformationExtraArgs:
+    """A ring for each leaf: empty the last slot read, add the update to its own, read this one."""
+    n = max(2, model.longest + 1)
+
+    def init(params):
+        queues = jax.tree.map(
+            lambda x: _Queue(jnp.zeros((n, *x.shape), wide_dtype(x.dtype))),
+            params,
+        )
+        key = jax.random.key_data(jax.random.key(seed))
+        return DelayState(jnp.zeros((), jnp.int32), queues, key)
+
+    def update(updates, state, params=None, **extra):
+        carry, key = jax.random.split(jax.random.wrap_key_data(state.worker_key))
+        late = draw(key, state.step, updates)
+        now = state.step % n
+
+        def turn(u, queue, late):
+            wide = u.astype(queue.slots.dtype)
+            slots = jax.lax.dynamic_update_index_in_dim(
+                queue.slots, jnp.zeros_like(wide), (state.step - 1) % n, 0
+            )
+            arrives = (state.step + late) % n
+            if late.ndim:
+                flat = slots.reshape(n, -1)
+                flat = flat.at[arrives.reshape(-1), jnp.arange(flat.shape[1])].add(wide.reshape(-1))
+                slots = flat.reshape(slots.shape)
+            else:
+                there = jax.lax.dynamic_index_in_dim(slots, arrives, keepdims=False)
+                slots = jax.lax.dynamic_update_index_in_dim(slots, there + wide, arrives, 0)
+            due = jax.lax.dynamic_index_in_dim(slots, now, keepdims=False)
+            out = narrow(due, u.dtype)
+            # what a narrower dtype cannot express arrives one step later
+            rest = due - out.astype(due.dtype)
+            if u.dtype != due.dtype:
+                slots = slots.at[(now + 1) % n].add(rest)
+            return out, _Queue(slots)
+
+        out, queues = _unzip(turn, updates, state.queues, late)
+        data = jax.random.key_data(carry)
+        return out, DelayState(_next(state.step), queues, data)
+
+    return relaxation(init, update)
+
+
+def _next(step: chex.Array) -> chex.Array:
+    return jnp.asarray(optax.safe_increment(step))
+
+
+def _unzip(turn: Callable, updates: Any, queues: Any, *rest: Any) -> tuple[Any, Any]:
+    """Maps a function of (update, queue, …) that returns a pair, and parts the pairs."""
+    leaves, treedef = jax.tree.flatten(updates)
+    columns = (leaves, *map(treedef.flatten_up_to, (queues, *rest)))
+    pairs = [turn(*one) for one in zip(*columns, strict=True)]
+    return (
+        treedef.unflatten([out for out, _ in pairs]),
+        treedef.unflatten([queue for _, queue in pairs]),
+    )
+
+
+def _broadcast(prefix: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree)

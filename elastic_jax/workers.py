@@ -1,0 +1,150 @@
+"""One worker's step, and p of them side by side."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from elastic_jax.exchange import AxisName, axis_names, worker_index
+from elastic_jax.order import check_order
+
+
+class WorkerState(NamedTuple):
+    """What one worker keeps; stacked [p, ...] for p workers."""
+
+    params: optax.Params  # its view v
+    opt_state: optax.OptState
+
+
+class WorkerStep(NamedTuple):
+    """A worker's step as two pure functions.
+
+    Attributes:
+        init: `params -> WorkerState`; checks the order of the optimizer's parts.
+        step: `(WorkerState, batch) -> (WorkerState, loss)`; or `(…, (loss, aux))`.
+        axis_name: the workers' axis, or None.
+    """
+
+    init: Callable[[optax.Params], WorkerState]
+    step: Callable[[WorkerState, Any], tuple[WorkerState, Any]]
+    axis_name: AxisName | None
+
+
+def worker_step(
+    loss_fn: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    axis_name: AxisName | None = None,
+    *,
+    has_aux: bool = False,
+) -> WorkerStep:
+    """Makes the step of one worker: gradient at its view, its chain, its new view.
+
+    Args:
+        loss_fn: `(params, batch) -> loss`, a float scalar; with `has_aux`, `(loss, aux)`.
+        optimizer: the worker's whole chain: base → relaxation* → (exchange → relaxation* | mix).
+        axis_name: the axis over which workers stand, the one that the exchange names.
+        has_aux: as in `jax.value_and_grad`.
+
+    Returns:
+        The step. Alone it is ordinary training; `simulate` runs p of them.
+
+    Raises:
+        ValueError: from `init`, where the chain's order would lose mass or let views drift apart.
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=has_aux)
+
+    def init(params):
+        opt_state = optimizer.init(params)
+        workers = 1
+        for name in axis_names(axis_name) if axis_name is not None else ():
+            workers *= jax.lax.axis_size(name)
+        check_order(opt_state, workers)
+        if axis_name is not None:
+            opt_state = fold_in_worker(opt_state, worker_index(axis_name))
+        return WorkerState(params, opt_state)
+
+    def step(state, batch):
+        out, grads = gradient(state.params, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return WorkerState(optax.apply_updates(state.params, updates), opt_state), out
+
+    return WorkerStep(init, step, axis_name)
+
+
+def fold_in_worker(opt_state: optax.OptState, worker: chex.Numeric) -> optax.OptState:
+    """Gives a worker randomness of its own.
+
+    All workers start from the same seed; this folds the worker's index into every PRNG key that a
+    relaxation keeps. `worker_step` does it; a training loop of your own calls it after `init`.
+
+    Args:
+        opt_state: one worker's optimizer state.
+        worker: its index, an int scalar.
+
+    Returns:
+        The state with other keys.
+    """
+
+    def fold(path, leaf):
+        if leaf.size and any(getattr(entry, "name", None) == "worker_key" for entry in path):
+            key = jax.random.fold_in(jax.random.wrap_key_data(leaf), worker)
+            return jax.random.key_data(key)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(fold, opt_state)
+
+
+def simulate(step: WorkerStep, workers: int) -> WorkerStep:
+    """Runs p workers on one device, under `jax.vmap` with the workers' axis named.
+
+    Args:
+        step: of one worker, made with an `axis_name`.
+        workers: p, an int >= 1.
+
+    Returns:
+        A step with the same signature: `init(params)` gives states stacked [p, ...], all views
+        alike; `step(states, batches)` takes batches stacked [p, ...] and returns losses [p].
+
+    Raises:
+        ValueError: for p below 1, a step without an axis name, several axes, or batches that are
+            not stacked [p, ...].
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import elastic_jax as ej
+        >>> loss = lambda x, target: 0.5 * jnp.sum((x - target) ** 2)
+        >>> opt = optax.chain(optax.sgd(0.5), ej.error_feedback(ej.top_k(1), axis_name="w"))
+        >>> run = ej.simulate(ej.worker_step(loss, opt, axis_name="w"), workers=2)
+        >>> states = run.init(jnp.zeros(2))
+        >>> states, losses = run.step(states, jnp.array([[4.0, 0.0], [0.0, 2.0]]))
+        >>> print(losses, states.params[0])
+        [8. 2.] [1.  0.5]
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
+    if not isinstance(step.axis_name, str):
+        raise ValueError(
+            f"step has axis_name={step.axis_name!r}; make it with worker_step(..., axis_name=...), "
+            "one name: the axis of its exchange"
+        )
+    index = jnp.arange(workers)
+
+    def init(params):
+        def of_one(_, params):
+            return step.init(params)
+
+        return jax.vmap(of_one, in_axes=(0, None), axis_name=step.axis_name)(index, params)
+
+    def run(states, batches):
+        for leaf in jax.tree.leaves(batches):
+            if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != workers:
+                raise ValueError(
+                    f"batches hold an array of shape {jnp.shape(leaf)}; stack one batch for each "
+                    f"of the {workers} workers along the first axis"
+                )
+        return jax.vmap(step.step, axis_name=step.axis_name)(states, batches)
+
+    return WorkerStep(init, run, step.axis_name)

@@ -1,0 +1,1 @@
+"""Experiments: one claim a file, run as ``python -m experiments.<claim>``."""

@@ -1,0 +1,140 @@
+"""The table of cases: a relaxation that stands here is under every law.
+
+Each case makes a transformation for a given tree of parameters. What is declared of it is tested:
+whether mass is lost, and the elastic constant B (in units of M) where the theory has one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import elastic_jax as ej
+
+AXIS = "workers"
+
+
+class Case(NamedTuple):
+    """One relaxation, as it may stand in a chain."""
+
+    name: str
+    make: Callable[[Any], optax.GradientTransformation]  # params -> transformation
+    loses: bool = False  # whether it loses mass (and must say so)
+    bound: Callable[[Any], float] | None = None  # params -> B/M for one worker and updates <= M
+    drifts: bool = False  # law 2 does not hold for it
+
+
+COMPRESSORS = {
+    "top_k(0.25)": ej.top_k(0.25),
+    "top_k(2)": ej.top_k(2),
+    "top_k(0.25, tree)": ej.top_k(0.25, scope="tree"),
+    "block_top_k(2, 3)": ej.block_top_k(2, 3),
+    "threshold": ej.threshold(0.01),
+    "threshold, small": ej.threshold(0.01, capacity=0.4),
+    "random_k": ej.random_k(0.5),
+    "random_k, shared": ej.random_k(0.5, shared_seed=3),
+    "random_k, unbiased": ej.random_k(0.5, unbiased=True),
+    "sign": ej.sign(),
+    "quantize(2)": ej.quantize(2),
+    "quantize(4)": ej.quantize(4),
+    "quantize(8)": ej.quantize(8),
+    "natural": ej.natural(),
+    "low_rank(1)": ej.low_rank(1),
+    "identity": ej.identity(),
+}
+
+
+def contraction(compressor: ej.Compressor) -> Callable[[Any], float] | None:
+    """The contraction lemma: B = M √gamma/(1-√gamma)."""
+
+    def bound(params):
+        root = compressor.gamma(params) ** 0.5
+        return root / (1 - root)
+
+    return bound
+
+
+def _feedback(name: str) -> Case:
+    compressor = COMPRESSORS[name]
+    surely = compressor.deterministic and name not in ("threshold", "threshold, small")
+    bounded = surely and not name.startswith("low_rank")
+    return Case(
+        f"error_feedback({name})",
+        lambda params: ej.error_feedback(compressor),
+        bound=contraction(compressor) if bounded else None,
+        drifts=name == "threshold, small",  # what comes first by index takes all the room
+    )
+
+
+FIT_FOR_FEEDBACK = [  # contractions: their residual stays bounded
+    name for name in COMPRESSORS if name not in ("random_k, unbiased", "quantize(2)", "quantize(4)")
+]
+
+LOCAL = [
+    Case("delay(0)", lambda params: ej.delay(0), bound=lambda params: 0.0),
+    Case("delay(1)", lambda params: ej.delay(1), bound=lambda params: 1.0),
+    Case("delay(5)", lambda params: ej.delay(5), bound=lambda params: 5.0),
+    Case(
+        "delay(traced 3)",
+        lambda params: ej.delay(jnp.asarray(3), longest=4),
+        bound=lambda params: 3.0,
+    ),
+    Case(
+        "delay(per_leaf)",
+        lambda params: ej.delay(
+            ej.per_leaf(
+                jax.tree.unflatten(
+                    jax.tree.structure(params), np.arange(len(jax.tree.leaves(params))).tolist()
+                )
+            )
+        ),
+        bound=lambda params: len(jax.tree.leaves(params)) - 1.0,
+    ),
+    Case("delay(uniform)", lambda params: ej.delay(ej.uniform(1, 4)), bound=lambda params: 4.0),
+    Case("delay(geometric)", lambda params: ej.delay(ej.geometric(2.0, 9)), bound=lambda _: 9.0),
+    Case("delay(pmf)", lambda params: ej.delay(ej.pmf([0.5, 0.0, 0.5])), bound=lambda _: 2.0),
+    Case("delay(per_coordinate)", lambda _: ej.delay(ej.per_coordinate(3)), bound=lambda _: 3.0),
+    Case("delay(replay)", lambda _: ej.delay(ej.replay([0, 3, 1, 2])), bound=lambda _: 3.0),
+    *(_feedback(name) for name in FIT_FOR_FEEDBACK),
+    Case(
+        "error_feedback, decayed",
+        lambda params: ej.error_feedback(COMPRESSORS["top_k(0.25)"], decay=0.9),
+        loses=True,
+    ),
+    *(
+        Case(f"compress({name})", lambda params, c=c: ej.compress(c), loses=name != "identity")
+        for name, c in COMPRESSORS.items()
+    ),
+    Case("ef21", lambda params: ej.ef21(COMPRESSORS["top_k(0.25)"]), loses=True),
+]
+
+EXCHANGES = [
+    Case("all_mean", lambda params: ej.all_mean(AXIS)),
+    Case(
+        "error_feedback(axis_name)",
+        lambda params: ej.error_feedback(COMPRESSORS["top_k(0.25)"], axis_name=AXIS),
+    ),
+    Case(
+        "compress(exchange)",
+        lambda params: ej.compress(COMPRESSORS["quantize(4)"], exchange=ej.all_mean(AXIS)),
+        loses=True,
+    ),
+    Case(
+        "ef21(axis_name)",
+        lambda params: ej.ef21(COMPRESSORS["top_k(0.25)"], axis_name=AXIS),
+        loses=True,
+    ),
+]
+
+TREES = {
+    "vector": lambda dtype: jnp.zeros(7, dtype),
+    "one element": lambda dtype: {"a": jnp.zeros((1,), dtype)},
+    "scalar and matrix": lambda dtype: {"s": jnp.zeros((), dtype), "m": jnp.zeros((6, 4), dtype)},
+    "network": lambda dtype: [
+        {"w": jnp.zeros((3, 2, 4), dtype), "b": jnp.zeros((4,), dtype)},
+        (jnp.zeros((5,), dtype), None),
+    ],
+}
