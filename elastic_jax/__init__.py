@@ -9,11 +9,11 @@ transformations here delay, compress and exchange updates; `held` says where eve
 
 from elastic_jax import problems
 from elastic_jax.compressors import identity, low_rank, natural, quantize, sign
-from elastic_jax.events import Asynchronous, EventState, asynchronous
+from elastic_jax.events import asynchronous
 from elastic_jax.exchange import all_mean
 from elastic_jax.feedback import absorb, compress, ef21, error_feedback
 from elastic_jax.mass import elastic_gap, held, lost, virtual_params
-from elastic_jax.meter import MeterState, meter
+from elastic_jax.meter import meter
 from elastic_jax.order import check_order, relaxation
 from elastic_jax.sparsifiers import block_top_k, random_k, threshold, top_k
 from elastic_jax.speeds import (
@@ -37,19 +37,14 @@ from elastic_jax.staleness import (
 )
 from elastic_jax.traces import Trace, make_trace
 from elastic_jax.types import Compressor
-from elastic_jax.workers import WorkerState, WorkerStep, fold_in_worker, simulate, worker_step
+from elastic_jax.workers import fold_in_worker, simulate, worker_step
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Asynchronous",
     "Compressor",
     "DelayModel",
-    "EventState",
-    "MeterState",
     "Trace",
-    "WorkerState",
-    "WorkerStep",
     "absorb",
     "all_mean",
     "asynchronous",

@@ -102,7 +102,10 @@ def asynchronous(
     def init(params, workers, slots=None):
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
-        rows = (workers if slots is None else slots) + 1
+        slots = workers if slots is None else slots
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+            raise ValueError(f"slots={slots!r} is no number of rows; pass schedule.slots")
+        rows = slots + 1
         state = optimizer.init(params)
         server_state = server.init(params)
         _check_chain("optimizer", state, ("local",))

@@ -5,6 +5,7 @@ float32 (or wider) and messages in the updates' dtype, so that nothing is lost t
 narrower message cannot express stays in the residual.
 """
 
+import numbers
 from typing import Any, NamedTuple
 
 import chex
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.exchange import AxisName, all_mean
-from elastic_jax.order import relaxation
+from elastic_jax.order import check_seed, relaxation
 from elastic_jax.precision import add, narrow, wide
 from elastic_jax.types import Compressor
 
@@ -59,7 +60,7 @@ def _narrow(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda y, u: narrow(y, u.dtype), tree, like)
 
 
-def _check(compressor: Any, axis_name: Any, exchange: Any) -> None:
+def _check(compressor: Any, axis_name: Any, exchange: Any, seed: Any) -> None:
     if not isinstance(compressor, Compressor):
         raise TypeError(
             f"compressor={compressor!r} is no Compressor; pass one, for example top_k(0.01)"
@@ -69,6 +70,7 @@ def _check(compressor: Any, axis_name: Any, exchange: Any) -> None:
             f"axis_name={axis_name!r} is short for exchange=all_mean({axis_name!r}); pass one of "
             "axis_name and exchange, not both"
         )
+    check_seed(seed)
     if exchange is not None and not isinstance(exchange, optax.GradientTransformation):
         raise TypeError(f"exchange={exchange!r} is no transformation; pass all_mean(axis_name)")
 
@@ -136,7 +138,7 @@ def compress(
         >>> print(update, ej.lost(state, view))
         [-3.  0.] [ 0. -1.]
     """
-    _check(compressor, axis_name, exchange)
+    _check(compressor, axis_name, exchange, seed)
     if compressor.name == "identity":
         return _then_exchange(None, axis_name, exchange)
 
@@ -227,11 +229,12 @@ def error_feedback(
         Seide et al., "1-bit SGD", 2014; Karimireddy, Rebjock, Stich, Jaggi, "Error feedback fixes
         SignSGD and other gradient compression schemes", 2019.
     """
-    _check(compressor, axis_name, exchange)
-    decays = isinstance(decay, jax.Array) or decay != 1
-    if decays and not isinstance(decay, jax.Array) and not 0 < decay < 1:
+    _check(compressor, axis_name, exchange, seed)
+    traced = isinstance(decay, jax.Array)
+    decays = traced or decay != 1
+    if decays and not traced and not (isinstance(decay, numbers.Real) and 0 < decay < 1):
         raise ValueError(f"decay={decay!r} is out of range; pass a number in (0, 1], 1 to keep all")
-    if compressor.name == "identity" and not isinstance(decay, jax.Array):
+    if compressor.name == "identity" and not traced:
         return _then_exchange(None, axis_name, exchange)
 
     def init(params):
@@ -300,7 +303,7 @@ def ef21(
     Reference:
         Richtárik, Sokolov, Fatkhullin, "EF21", 2021.
     """
-    _check(compressor, axis_name, exchange)
+    _check(compressor, axis_name, exchange, seed)
     if compressor.name == "identity":
         return _then_exchange(None, axis_name, exchange)
 

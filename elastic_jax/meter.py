@@ -1,5 +1,6 @@
 """The meter: how far each worker's view has drifted, measured while it trains."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -83,6 +84,11 @@ def meter(
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every={every!r} is no number of steps; pass an int >= 1")
+    for name, value in (("learning_rate", learning_rate), ("alarm", alarm)):
+        optional = callable(value) if name == "learning_rate" else value is None
+        if not optional and not isinstance(value, jax.Array):
+            if not isinstance(value, numbers.Real) or not float(value) > 0:
+                raise ValueError(f"{name}={value!r} is out of range; pass a number > 0")
     if axis_name is not None:
         axis_names(axis_name)
     inner = optax.with_extra_args_support(inner)
@@ -102,6 +108,29 @@ def meter(
     def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("params is None: the meter needs the view; pass params to update")
+        alpha = jnp.asarray(schedule(state.step), jnp.float32)
+        count = (state.samples + 1).astype(jnp.float32)
+        step = state.step
+        for name in axis_names(axis_name) if axis_name is not None else ():
+            step = jax.lax.pmax(step, name)  # all alike; says so to vmap, so that cond can skip
+        due = (step % every == 0) & (alpha > 0)
+
+        def sample(running):
+            gap = elastic_gap(params, state.inner, axis_name, per_leaf=True)
+            missing = tree_total(jax.tree.map(squared_norm, lost(state.inner, params)))
+            whole = tree_total(gap)
+            values = (gap if per_leaf else whole, whole / alpha**2, missing)
+            return tuple(
+                _include(old, value, count, root)
+                for old, value, root in zip(running, values, (False, True, False), strict=True)
+            )
+
+        running = (state.gap, state.elastic_constant, state.lost_mass)
+        gap, constant, missing = jax.lax.cond(due, sample, lambda running: running, running)
+        # B̂ is never negative, but XLA does not know: that ties the updates to the sample, so that
+        # the inner state is read before it is overwritten, and need not be copied at every step
+        never = constant.last < 0
+        updates = jax.tree.map(lambda u: jnp.where(never, jnp.zeros_like(u), u), updates)
         with record_passages() as passages:
             new_updates, new_inner = inner.update(updates, state.inner, params, **extra)
         proposed = proposals(passages, new_updates)
@@ -112,33 +141,17 @@ def meter(
                 "there is no gap to measure; put relaxations after the base optimizer, outside "
                 "such wrappers"
             )
-        alpha = jnp.asarray(schedule(state.step), jnp.float32)
 
-        def sample(running):
-            gap = elastic_gap(params, state.inner, axis_name, per_leaf=True)
+        def sample_moment(old):
             moment = tree_total(jax.tree.map(squared_norm, proposed))
-            missing = tree_total(jax.tree.map(squared_norm, lost(state.inner, params)))
-            whole = tree_total(gap)
-            values = (gap if per_leaf else whole, whole / alpha**2, moment / alpha**2, missing)
-            roots = (False, True, True, False)
-            count = (state.samples + 1).astype(jnp.float32)
-            return tuple(
-                _include(old, value, count, root)
-                for old, value, root in zip(running, values, roots, strict=True)
-            )
+            return _include(old, moment / alpha**2, count, True)
 
-        running = (state.gap, state.elastic_constant, state.second_moment, state.lost_mass)
-        step = state.step
-        for name in axis_names(axis_name) if axis_name is not None else ():
-            step = jax.lax.pmax(step, name)  # all alike; says so to vmap, so that cond can skip
-        due = (step % every == 0) & (alpha > 0)
-        running = jax.lax.cond(due, sample, lambda running: running, running)
+        moment = jax.lax.cond(due, sample_moment, lambda old: old, state.second_moment)
         flag = state.alarm
         if alarm is not None:
-            flag = flag | (running[1].last > jnp.asarray(alarm, jnp.float32))
+            flag = flag | (constant.last > jnp.asarray(alarm, jnp.float32))
         samples = state.samples + due.astype(jnp.int32)
         step = jnp.asarray(optax.safe_increment(state.step))
-        gap, constant, moment, missing = running
         return new_updates, MeterState(
             new_inner, step, samples, gap, constant, moment, missing, flag
         )

@@ -13,6 +13,7 @@ what it is: it has a method `held()` or `lost()`, or a class attribute `role`, w
 
 import contextlib
 import contextvars
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -46,6 +47,12 @@ def relaxed_states(opt_state: optax.OptState) -> Iterator[Relaxed]:
             yield from walk(child, inside)
 
     yield from walk(opt_state, ())
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses a seed that is no int (a JAX integer scalar may be traced)."""
+    if isinstance(seed, bool) or not isinstance(seed, (numbers.Integral, jax.Array)):
+        raise TypeError(f"seed={seed!r} is no seed; pass an int")
 
 
 class Passage(NamedTuple):
@@ -142,12 +149,12 @@ def check_order(opt_state: optax.OptState, workers: int = 1) -> None:
     crossing = [role for role in roles if role in ("exchange", "mix")]
     if len(crossing) > 1:
         raise ValueError(
-            f"optimizer has {len(crossing)} steps that cross workers ({', '.join(crossing)}): "
+            f"the chain has {len(crossing)} steps that cross workers ({', '.join(crossing)}): "
             "averaging twice hides drift; keep one exchange, or one mix"
         )
     if workers > 1 and not crossing:
         raise ValueError(
-            f"optimizer has no exchange but there are {workers} workers: their views would drift "
+            f"the chain has no exchange but there are {workers} workers: their views would drift "
             "apart; end the chain in all_mean(axis_name), or give error_feedback or compress an "
             "axis_name"
         )
@@ -156,7 +163,7 @@ def check_order(opt_state: optax.OptState, workers: int = 1) -> None:
         ("absorb", "absorb must see the update as it is applied; put it last"),
     ):
         if last in roles[:-1]:
-            raise ValueError(f"optimizer has a relaxation after {last}: {advice}")
+            raise ValueError(f"the chain has a relaxation after {last}: {advice}")
     for part, role in zip(parts, roles, strict=True):
         if role in ("exchange", "mix"):
             for wrapper in part.wrappers:
@@ -184,6 +191,6 @@ def _refuse_crossing_inside(wrapper: str, opt_state: optax.OptState) -> None:
             return  # every worker takes the same steps
     if wrapper in reasons:
         raise ValueError(
-            f"optimizer exchanges between workers inside {wrapper.removesuffix('State')}: "
+            f"the chain exchanges between workers inside {wrapper.removesuffix('State')}: "
             f"{reasons[wrapper]}; wrap the base optimizer alone, and exchange outside"
         )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax.order import relaxation
+from elastic_jax.order import check_seed, relaxation
 from elastic_jax.precision import narrow, wide_dtype
 from elastic_jax.traces import Trace
 
@@ -58,10 +58,17 @@ def constant(steps: Any, longest: int | None = None) -> DelayModel:
     if isinstance(steps, jax.Array):
         if longest is None:
             raise ValueError("steps is a JAX array: pass longest too, the room its queue needs")
+        if steps.ndim or not jnp.issubdtype(steps.dtype, jnp.integer):
+            raise ValueError(
+                f"steps has shape {steps.shape} and dtype {steps.dtype}; pass an integer scalar"
+            )
         room = _check_steps(longest, "longest")
         late = jnp.clip(steps.astype(jnp.int32), 0, room)
         return DelayModel(f"constant(≤{room})", room, _same_for_all(lambda key, step: late))
-    return DelayModel(f"constant({steps})", _check_steps(steps, "steps"))
+    fixed = _check_steps(steps, "steps")
+    if longest is not None and _check_steps(longest, "longest") < fixed:
+        raise ValueError(f"longest={longest} is less than steps={fixed}; leave it out")
+    return DelayModel(f"constant({fixed})", fixed)
 
 
 def per_leaf(steps: Any) -> DelayModel:
@@ -116,8 +123,10 @@ def geometric(mean: float, longest: int) -> DelayModel:
         longest: the longest delay; the distribution is renormalised over 0…longest.
     """
     room = _check_steps(longest, "longest")
-    if not mean > 0:
-        raise ValueError(f"mean={mean!r} is out of range; pass a number > 0, or use delay(0)")
+    if not 0 < mean < math.inf:
+        raise ValueError(
+            f"mean={mean!r} is out of range; pass a finite number > 0, or use delay(0)"
+        )
     weights = (mean / (1 + mean)) ** np.arange(room + 1)
     return pmf(weights / weights.sum())._replace(name=f"geometric({mean}, {room})")
 
@@ -183,7 +192,8 @@ class _Queue(NamedTuple):
     def total(self, step: chex.Array) -> chex.Array:
         n, shape = len(self.slots), self.slots.shape[1:]
         flat = self.slots.reshape(n, math.prod(shape))
-        in_flight = jnp.arange(n) != (step - 1) % n  # that one arrived at the last step
+        arrived = (step - 1) % n  # at the last step
+        in_flight = jnp.arange(n, dtype=step.dtype) != arrived
         out = jnp.matmul(  # far faster in a scan than slots.sum(0)
             in_flight.astype(flat.dtype)[None],
             flat,
@@ -242,8 +252,11 @@ def delay(
         1.0
         2.0
     """
+    check_seed(seed)
     if not isinstance(model, DelayModel):
         model = constant(model, longest)
+    elif longest is not None:
+        raise ValueError(f"longest={longest} is for a delay in steps; {model.name} has its own")
     if model.draw is None:
         if not any(jax.tree.leaves(model.longest)):
             return optax.with_extra_args_support(optax.identity())
@@ -270,6 +283,11 @@ def _fixed(model: DelayModel) -> optax.GradientTransformationExtraArgs:
             if isinstance(queue, optax.MaskedNode):  # no delay
                 return u, queue
             n = len(queue.slots)
+            if u.dtype != queue.slots.dtype:
+                raise ValueError(
+                    f"updates are {u.dtype} but the queue was made for parameters of "
+                    f"{queue.slots.dtype}; cast the updates, or the parameters given to init"
+                )
             slots = jax.lax.dynamic_update_index_in_dim(queue.slots, u, (state.step - 1) % n, 0)
             oldest = jax.lax.dynamic_index_in_dim(slots, state.step % n, keepdims=False)
             return jax.lax.optimization_barrier(oldest), _Queue(slots)
@@ -341,4 +359,7 @@ def _unzip(turn: Callable, updates: Any, queues: Any, *rest: Any) -> tuple[Any, 
 
 
 def _broadcast(prefix: Any, tree: Any) -> Any:
-    return jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree)
+    try:
+        return jax.tree.map(lambda n, part: jax.tree.map(lambda _: n, part), prefix, tree)
+    except ValueError as error:
+        raise ValueError(f"steps={prefix} is no tree (or prefix) of the parameters'") from error

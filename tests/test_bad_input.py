@@ -1,0 +1,401 @@
+"""Bad input is refused, and the message names the argument, its value and what would be right."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+import elastic_jax
+
+ej: Any = elastic_jax  # arguments of the wrong type are the point here
+
+TOP = ej.top_k(1)
+SGD = optax.sgd(0.1)
+VIEW = jnp.ones(3)
+NAN = float("nan")
+
+
+def loss(params, batch):
+    return jnp.sum(params * batch)
+
+
+class Bad(NamedTuple):
+    """A call that is refused."""
+
+    call: Callable[[], object]
+    error: type[Exception]
+    words: tuple[str, ...]  # the message holds: the argument, its value, the remedy
+
+
+def refused(call, *words):
+    return Bad(call, ValueError, words)
+
+
+def no_type(call, *words):
+    return Bad(call, TypeError, words)
+
+
+def build(*parts):
+    """Builds a worker step of one worker from a chain, as training does."""
+    return ej.worker_step(loss, optax.chain(*parts)).init(VIEW)
+
+
+def build_two(*parts):
+    """Builds two workers."""
+    step = ej.worker_step(loss, optax.chain(*parts), axis_name="w")
+    return ej.simulate(step, workers=2).init(VIEW)
+
+
+class MixState(NamedTuple):
+    """Of something that sets the parameters."""
+
+    role = "mix"
+
+
+def late(step: Any, **extra: Any) -> Any:
+    return step > 1
+
+
+def update(opt, params: Any = VIEW):
+    return opt.update(VIEW, opt.init(VIEW), params)
+
+
+def run_events(optimizer: Any = SGD, server=None, ticks=4, batches=4, slots=None, measure=True):
+    trace = ej.draw_trace([ej.constant_speed()] * 3, ticks=ticks)
+    run = ej.asynchronous(loss, optimizer, server, measure=measure)
+    return run.run(run.init(VIEW, 3, slots), trace.schedule(), np.ones((batches, 3), np.float32))
+
+
+def metered(inner, **settings):
+    return update(ej.meter(inner, 0.1, **settings))
+
+
+FEEDBACK = {
+    f"{make.__name__}: {name}": case
+    for make in (ej.error_feedback, ej.compress, ej.ef21)
+    for name, case in {
+        "compressor is a string": no_type(
+            lambda make=make: make("top_k"), "compressor='top_k'", "top_k(0.01)"
+        ),
+        "compressor is a factory": no_type(
+            lambda make=make: make(ej.top_k), "compressor=<function", "no Compressor"
+        ),
+        "axis_name and exchange": refused(
+            lambda make=make: make(TOP, "w", ej.all_mean("w")),
+            "axis_name='w'",
+            "exchange=all_mean('w')",
+            "pass one of",
+        ),
+        "exchange is a name": no_type(
+            lambda make=make: make(TOP, exchange="w"), "exchange='w'", "all_mean"
+        ),
+        "axis_name is empty": refused(lambda make=make: make(TOP, ""), "axis_name=''", "'workers'"),
+        "axis_name is a number": refused(
+            lambda make=make: make(TOP, 0), "axis_name=0", "'workers'"
+        ),
+    }.items()
+} | {
+    f"decay={decay}": refused(
+        lambda decay=decay: ej.error_feedback(TOP, decay=decay), f"decay={decay!r}", "in (0, 1]"
+    )
+    for decay in (0, 0.0, -0.5, 1.5, NAN)
+}
+FEEDBACK["absorb without params"] = refused(
+    lambda: update(ej.absorb(), None), "params is None", "absorb", "pass params"
+)
+
+DELAY = {
+    "delay('4')": no_type(lambda: ej.delay("4"), "steps='4'", "pass an int >= 0"),
+    "delay(1.5)": no_type(lambda: ej.delay(1.5), "steps=1.5", "pass an int >= 0"),
+    "delay(True)": no_type(lambda: ej.delay(True), "steps=True", "pass an int >= 0"),
+    "delay(None)": no_type(lambda: ej.delay(None), "steps=None", "pass an int >= 0"),
+    "delay(-1)": refused(lambda: ej.delay(-1), "steps=-1", "pass an int >= 0"),
+    "traced without room": refused(
+        lambda: ej.delay(jnp.asarray(2)), "steps is a JAX array", "pass longest"
+    ),
+    "a room too small": refused(
+        lambda: ej.delay(5, longest=2), "longest=2 is less than steps=5", "leave it out"
+    ),
+    "a room for a model": refused(
+        lambda: ej.delay(ej.uniform(1, 4), longest=2), "longest=2", "uniform(1, 4) has its own"
+    ),
+    "a traced delay of floats": refused(
+        lambda: ej.delay(jnp.asarray(2.7), longest=4), "float32", "pass an integer scalar"
+    ),
+    "traced delays": refused(
+        lambda: ej.delay(jnp.asarray([1, 2]), longest=4), "shape (2,)", "pass an integer scalar"
+    ),
+    "a seed of delay": no_type(lambda: ej.delay(2, seed="a"), "seed='a'", "pass an int"),
+    "a seed of feedback": no_type(
+        lambda: ej.error_feedback(TOP, seed=0.5), "seed=0.5", "pass an int"
+    ),
+    "a decay that is no number": refused(
+        lambda: ej.error_feedback(TOP, decay="a"), "decay='a'", "pass a number in (0, 1]"
+    ),
+    "an infinite mean": refused(
+        lambda: ej.geometric(float("inf"), 3), "mean=inf", "pass a finite number > 0"
+    ),
+    "another tree of delays": refused(
+        lambda: ej.delay(ej.per_leaf([1, 2, 3])).init([VIEW]), "steps=[1, 2, 3]", "prefix"
+    ),
+    "wider updates than the queue": refused(
+        lambda: ej.delay(1).update(VIEW, ej.delay(1).init(VIEW.astype(jnp.bfloat16))),
+        "updates are float32",
+        "bfloat16",
+        "cast the updates",
+    ),
+    "a rate of 0": refused(lambda: ej.meter(SGD, 0.0), "learning_rate=0.0", "pass a number > 0"),
+    "no rate": refused(lambda: ej.meter(SGD, None), "learning_rate=None", "pass a number > 0"),
+    "an alarm below 0": refused(
+        lambda: ej.meter(SGD, 0.1, alarm=-1), "alarm=-1", "pass a number > 0"
+    ),
+    "slots below 1": refused(
+        lambda: ej.asynchronous(loss, SGD).init(VIEW, 2, slots=-1), "slots=-1", "schedule.slots"
+    ),
+    "room below 0": refused(lambda: ej.delay(jnp.asarray(2), longest=-1), "longest=-1", "int >= 0"),
+    "room is a float": no_type(
+        lambda: ej.delay(jnp.asarray(2), longest=4.0), "longest=4.0", "int >= 0"
+    ),
+    "per_leaf([1, -2])": refused(lambda: ej.per_leaf([1, -2]), "steps=-2", "pass an int >= 0"),
+    "per_leaf({'a': 0.5})": no_type(
+        lambda: ej.per_leaf({"a": 0.5}), "steps=0.5", "pass an int >= 0"
+    ),
+    "uniform(-1, 2)": refused(lambda: ej.uniform(-1, 2), "shortest=-1", "pass an int >= 0"),
+    "uniform(4, 1)": refused(lambda: ej.uniform(4, 1), "longest=1", "shortest=4", "swap them"),
+    "uniform(1, 2.5)": no_type(lambda: ej.uniform(1, 2.5), "longest=2.5", "int >= 0"),
+    "geometric(0, 3)": refused(lambda: ej.geometric(0, 3), "mean=0", "> 0", "delay(0)"),
+    "geometric(nan, 3)": refused(lambda: ej.geometric(NAN, 3), "mean=nan", "> 0"),
+    "geometric(1, -1)": refused(lambda: ej.geometric(1, -1), "longest=-1", "pass an int >= 0"),
+    "per_coordinate(-1)": refused(lambda: ej.per_coordinate(-1), "longest=-1", "pass an int >= 0"),
+    "replay of nothing": refused(lambda: ej.replay([]), "delays=[]", "ints of shape [T]"),
+    "replay of floats": refused(
+        lambda: ej.replay([1.5]), "delays=[1.5]", "Trace", "ints of shape [T]"
+    ),
+    "replay of a table": refused(lambda: ej.replay([[1]]), "delays=[[1]]", "ints of shape [T]"),
+    "replay of the future": refused(lambda: ej.replay([0, -1]), "delays hold -1", "an int >= 0"),
+} | {
+    f"pmf({p})": refused(lambda p=p: ej.pmf(p), f"probabilities={p!r}", "non-negative", "sum to 1")
+    for p in ([], [0.5, 0.6], [-0.5, 1.5], [NAN, 1.0], [[1.0]], 1.0)
+}
+
+EXCHANGE = {
+    f"all_mean({name!r})": refused(
+        lambda name=name: ej.all_mean(name),
+        f"axis_name={name!r}",
+        "the name given to vmap or to the mesh",
+    )
+    for name in ("", (), ("a", 3), ("a", ""), None, 7)
+}
+
+METER = {
+    f"every={every}": refused(
+        lambda every=every: ej.meter(SGD, 0.1, every=every), f"every={every!r}", "int >= 1"
+    )
+    for every in (0, -3, True, 2.5, None)
+} | {
+    "axis_name": refused(lambda: ej.meter(SGD, 0.1, 3), "axis_name=3", "'workers'"),
+    "params": refused(lambda: update(ej.meter(SGD, 0.1), None), "params is None", "pass params"),
+    "a relaxation before the base": refused(
+        lambda: metered(optax.chain(ej.delay(1), SGD)),
+        "inner changes updates after a relaxation",
+        "put relaxations after the base optimizer",
+    ),
+    "a relaxation in a conditional": refused(
+        lambda: metered(optax.chain(SGD, optax.conditionally_transform(ej.delay(1), late))),
+        "inner",
+        "conditional wrapper",
+        "outside such wrappers",
+    ),
+    "a relaxation in a jit": refused(
+        lambda: metered(
+            optax.chain(
+                SGD, optax.GradientTransformation(ej.delay(1).init, jax.jit(ej.delay(1).update))
+            )
+        ),
+        "inner",
+        "jitted update",
+        "outside such wrappers",
+    ),
+}
+
+MASS = {
+    f"{function.__name__} under {name}": refused(
+        lambda function=function, make=make: function(*make()), name, *words
+    )
+    for function in (ej.virtual_params, ej.elastic_gap)
+    for name, make, words in (
+        (
+            "ScheduleFreeState",
+            lambda: (VIEW, optax.contrib.schedule_free_sgd(0.1).init(VIEW)),
+            ("opt_state holds", "not the view", "without that wrapper"),
+        ),
+        (
+            "LookaheadState",
+            lambda: (
+                VIEW,
+                optax.lookahead(SGD, 5, 0.5).init(optax.LookaheadParams.init_synced(VIEW)),
+            ),
+            ("opt_state holds", "not the view", "without that wrapper"),
+        ),
+    )
+}
+
+MEAN = ej.all_mean("w")
+ORDER = {
+    "no exchange": refused(
+        lambda: build_two(SGD, ej.delay(1)),
+        "the chain has no exchange",
+        "2 workers",
+        "all_mean(axis_name)",
+    ),
+    "two exchanges": refused(
+        lambda: build_two(SGD, MEAN, ej.error_feedback(TOP, "w")),
+        "the chain has 2 steps that cross workers",
+        "keep one exchange",
+    ),
+    "after absorb": refused(
+        lambda: build(SGD, ej.absorb(), ej.delay(1)),
+        "the chain has a relaxation after absorb",
+        "put it last",
+    ),
+    "after a mix": refused(
+        lambda: build(
+            SGD,
+            ej.relaxation(lambda params: MixState(), lambda u, s, params=None: (u, s)),
+            ej.delay(1),
+        ),
+        "the chain has a relaxation after mix",
+        "put relaxations before it",
+    ),
+} | {
+    f"exchange inside {name}": refused(
+        lambda wrapped=wrapped: build_two(SGD, wrapped),
+        f"exchanges between workers inside {name}",
+        "exchange outside",
+    )
+    for name, wrapped in {
+        "Masked": optax.masked(MEAN, True),
+        "Partition": optax.partition({"x": MEAN}, "x"),
+        "ApplyIfFinite": optax.apply_if_finite(MEAN, 1),
+        "ConditionallyTransform": optax.conditionally_transform(MEAN, late),
+        "ConditionallyMask": optax.conditionally_mask(MEAN, late),
+        "MultiSteps": optax.MultiSteps(
+            MEAN, 1, should_skip_update_fn=optax.skip_not_finite
+        ).gradient_transformation(),
+    }.items()
+}
+
+STEP = ej.worker_step(loss, optax.chain(SGD, MEAN), axis_name="w")
+WORKERS = {
+    f"workers={workers}": refused(
+        lambda workers=workers: ej.simulate(STEP, workers),
+        f"workers={workers!r}",
+        "pass an int >= 1",
+    )
+    for workers in (0, -1, True, 2.0, None)
+} | {
+    "step without axis": refused(
+        lambda: ej.simulate(ej.worker_step(loss, SGD), 2),
+        "axis_name=None",
+        "worker_step(..., axis_name=...)",
+    ),
+    "step with two axes": refused(
+        lambda: ej.simulate(ej.worker_step(loss, SGD, axis_name=("a", "b")), 2),
+        "axis_name=('a', 'b')",
+        "one name",
+    ),
+    "axis_name of a step": refused(
+        lambda: ej.worker_step(loss, SGD, axis_name=5).init(VIEW), "axis_name=5"
+    ),
+    "batches of three for two": refused(
+        lambda: ej.simulate(STEP, 2).step(ej.simulate(STEP, 2).init(VIEW), jnp.ones((3, 3))),
+        "batches hold an array of shape (3, 3)",
+        "2 workers",
+        "stack one batch",
+    ),
+    "one batch for all": refused(
+        lambda: ej.simulate(STEP, 2).step(ej.simulate(STEP, 2).init(VIEW), jnp.ones(())),
+        "shape ()",
+        "stack one batch",
+    ),
+}
+
+EVENTS = {
+    f"workers={workers}": refused(
+        lambda workers=workers: ej.asynchronous(loss, SGD).init(VIEW, workers),
+        f"workers={workers!r}",
+        "pass an int >= 1",
+    )
+    for workers in (0, True, 1.5)
+} | {
+    "batches": refused(
+        lambda: run_events(batches=3),
+        "batches hold an array of shape (3, 3)",
+        "4 ticks",
+        "stack one batch",
+    ),
+    "slots": refused(lambda: run_events(slots=1), "slots=2", "room for 1", "slots=schedule.slots"),
+    "exchange at a worker": refused(
+        lambda: run_events(optax.chain(SGD, MEAN)),
+        "optimizer holds a step of role 'exchange'",
+        "take axis_name out",
+    ),
+    "exchange at the server": refused(
+        lambda: run_events(server=MEAN), "server holds a step of role 'exchange'"
+    ),
+    "absorb at a worker": refused(
+        lambda: run_events(optax.chain(SGD, ej.absorb())),
+        "optimizer holds a step of role 'absorb'",
+        "last in the server's",
+    ),
+    "absorb first at the server": refused(
+        lambda: run_events(server=optax.chain(ej.absorb(), ej.delay(1))),
+        "a relaxation after absorb",
+        "put it last",
+    ),
+    "a base at the server": refused(
+        lambda: run_events(optax.identity(), SGD),
+        "optimizer or server changes updates",
+        "measure=False",
+    ),
+    "a relaxation before the base": refused(
+        lambda: run_events(optax.chain(ej.delay(1), SGD)),
+        "before the worker's base",
+        "measure=False",
+    ),
+}
+
+TABLE = {
+    f"{part}: {name}": case
+    for part, cases in {
+        "feedback": FEEDBACK,
+        "delay": DELAY,
+        "exchange": EXCHANGE,
+        "meter": METER,
+        "mass": MASS,
+        "order": ORDER,
+        "workers": WORKERS,
+        "events": EVENTS,
+    }.items()
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_refused_with_a_message_that_helps(name: str):
+    case = TABLE[name]
+    for _ in range(2):  # and again: no cached trace lets it pass
+        with pytest.raises(case.error) as caught:
+            case.call()
+        message = str(caught.value)
+        assert [word for word in case.words if word not in message] == [], message
+
+
+def test_a_legal_chain_is_accepted_every_time():
+    for _ in range(2):
+        build_two(SGD, ej.delay(1), MEAN, ej.delay(1), ej.absorb())
