@@ -1,0 +1,166 @@
+"""Vectors as formal sums, and one inner product for randomness and workers together.
+
+A vector here is random and has one copy per worker. The inner product is
+
+    ⟨a, b⟩ = E (1/p) Σ_i a_i · b_i ,    ‖a‖² = ⟨a, a⟩ ,
+
+so ‖·‖² is the mean square over noise and workers at once. A vector is a linear combination of
+named base vectors, and ⟨·,·⟩ expands to *Gram entries*: one real symbol for each pair of base
+vectors, except for the pairs that vanish or are known,
+
+* a vector common to all workers ⟂ a deviation (whose mean over the workers is zero);
+* noise ⟂ every vector that does not depend on it (it is unbiased), and ⟂ other noise;
+* ‖ξ‖² = V for noise of variance V, and ‖mean ξ‖² = V/p: workers' noises are independent.
+
+Example:
+    >>> import sympy as sp
+    >>> from theory.symbols import alpha, p, variance
+    >>> z, g, xi = vector("z"), per_worker("g"), noise("ξ", variance)
+    >>> step = mean(g + xi, p) * alpha
+    >>> norm2(z - step)
+    V*α**2/p + α**2*⟨g,g⟩ - 2*α*⟨g,z⟩ + ⟨z,z⟩
+    >>> norm2(g), norm2(mean(g, p))
+    (⟨g,g⟩ + ⟨g~,g~⟩, ⟨g,g⟩)
+"""
+
+from dataclasses import dataclass, replace
+
+import sympy as sp
+
+Scalar = sp.Expr | int
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base vector.
+
+    Attributes:
+        name: unique; entries are named by it.
+        deviation: its mean over the workers is zero.
+        variance: for noise, ‖ξ‖²; None for a vector that is not noise.
+        workers: for the mean over the workers of a noise, their number.
+        after: the names of the noises on which it depends.
+    """
+
+    name: str
+    deviation: bool = False
+    variance: sp.Expr | None = None
+    workers: sp.Expr | None = None
+    after: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A linear combination of base vectors."""
+
+    terms: tuple[tuple[Base, sp.Expr], ...]
+
+    def __add__(self, other: "Vector") -> "Vector":
+        """Return the sum."""
+        terms = dict(self.terms)
+        for base, coefficient in other.terms:
+            terms[base] = terms.get(base, sp.S.Zero) + coefficient
+        return Vector(tuple(terms.items()))
+
+    def __mul__(self, scalar: Scalar) -> "Vector":
+        """Return a multiple."""
+        return Vector(tuple((base, sp.sympify(scalar) * value) for base, value in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Vector":
+        """Return the negative."""
+        return -1 * self
+
+    def __sub__(self, other: "Vector") -> "Vector":
+        """Return the difference."""
+        return self + -other
+
+
+ZERO = Vector(())
+"""The zero vector."""
+
+
+def _single(base: Base) -> Vector:
+    if not base.name or set(base.name) & set("~⟨⟩,"):
+        raise ValueError(f"a vector's name must be non-empty and free of ~ ⟨ ⟩ and comma: {base}")
+    return Vector(((base, sp.S.One),))
+
+
+def vector(name: str, after: Vector = ZERO) -> Vector:
+    """Return a vector that is the same on every worker.
+
+    Args:
+        name: its unique name.
+        after: a combination of the noises on which it depends; of all others it is independent.
+
+    Example:
+        >>> xi = noise("ξ", sp.Symbol("V"))
+        >>> inner(vector("a"), xi), inner(vector("b", after=xi), xi)
+        (0, ⟨b,ξ⟩)
+    """
+    names = frozenset(base.name for base, _ in after.terms if base.variance is not None)
+    return _single(Base(name, after=names))
+
+
+def per_worker(name: str) -> Vector:
+    """Return a vector that differs between workers: its mean plus a deviation."""
+    return vector(name) + Vector(((Base(name + "~", deviation=True), sp.S.One),))
+
+
+def noise(name: str, variance: sp.Expr) -> Vector:
+    """Return unbiased noise of variance ‖ξ‖² = `variance`, independent across workers."""
+    return _single(Base(name, variance=sp.sympify(variance)))
+
+
+def mean(v: Vector, p: Scalar) -> Vector:
+    """Return the mean over p workers: deviations vanish, noise keeps 1/p of its variance."""
+    result = ZERO
+    for base, coefficient in v.terms:
+        if base.deviation:
+            continue
+        if base.variance is not None and base.workers is None:
+            base = replace(base, workers=sp.sympify(p))
+        result = result + Vector(((base, coefficient),))
+    return result
+
+
+def _entry(a: Base, b: Base) -> sp.Expr:
+    """Return ⟨a, b⟩ of two base vectors."""
+    if a.variance is not None and b.variance is not None:
+        if a.name != b.name:
+            return sp.S.Zero  # independent, and each has mean zero
+        if a.variance != b.variance:
+            raise ValueError(f"two noises are named {a.name}")
+        # (1/p²) Σ_i Σ_j E ξ_i·ξ_j has only its p diagonal terms.
+        return a.variance / (a.workers or b.workers or sp.S.One)
+    if a.variance is not None or b.variance is not None:
+        xi, other = (a, b) if a.variance is not None else (b, a)
+        if xi.name not in other.after:
+            return sp.S.Zero
+    elif a.name == b.name and a != b:
+        raise ValueError(f"two vectors are named {a.name}")
+    elif a.deviation != b.deviation:
+        return sp.S.Zero  # the workers' deviations sum to zero
+    left, right = sorted((a.name, b.name))
+    return sp.Symbol(f"⟨{left},{right}⟩", real=True)
+
+
+def inner(v: Vector, w: Vector) -> sp.Expr:
+    """Return ⟨v, w⟩ in Gram entries."""
+    return sp.expand(
+        sp.Add(*(x * y * _entry(a, b) for a, x in v.terms for b, y in w.terms)), deep=False
+    )
+
+
+def norm2(v: Vector) -> sp.Expr:
+    """Return ‖v‖² in Gram entries."""
+    return inner(v, v)
+
+
+def entry(v: Vector, w: Vector) -> sp.Symbol:
+    """Return the Gram entry of two vectors whose inner product is a single one."""
+    symbol = inner(v, w)
+    if not isinstance(symbol, sp.Symbol):
+        raise ValueError(f"the inner product is no single Gram entry: {symbol}")
+    return symbol
