@@ -5,7 +5,7 @@ give it to `error_feedback`. An *unbiased* compressor has `E C(y) = y` and a var
 `E||C(y) - y||² <= omega ||y||²`: `compress` alone will do.
 
 Odd inputs have one outcome each. Zeros are sent as zeros. Ties go to the lowest index. NaN counts
-as infinitely large, so selection sends it at once and it surfaces, where a residual would hide it;
+as infinitely large, so a selection by size sends it at once: it surfaces, where a residual hides it;
 compressors that scale by a norm return non-finite values throughout. `k >= d` sends everything.
 """
 
@@ -250,8 +250,8 @@ def natural() -> Compressor:
     """Rounds each entry at random to one of the two powers of two around it: omega = 1/8.
 
     `C(y) = sign(y) 2^e` or `sign(y) 2^(e+1)`, where `2^e <= |y| < 2^(e+1)`, unbiased. Sends sign
-    and exponent only. Subnormal numbers go to zero or to the smallest normal one (unbiased too);
-    a NaN comes out infinite.
+    and exponent only. Subnormal numbers go to zero or to the smallest normal one, unbiased too but
+    of larger variance; numbers above the largest power of two may, and NaN will, come out infinite.
 
     Reference:
         Horváth, Ho, Horváth, Sahu, Canini, Richtárik, "Natural compression", 2019.

@@ -18,7 +18,8 @@ def _check_amount(amount: Any, name: str = "fraction_or_count") -> Any:
     """Refuses what is neither a fraction in (0, 1] nor a count of at least 1; returns it."""
     remedy = "pass a float fraction in (0, 1], or an int count of entries >= 1"
     if isinstance(amount, jax.Array):
-        if amount.ndim or not jnp.issubdtype(amount.dtype, jnp.number):
+        real = any(jnp.issubdtype(amount.dtype, kind) for kind in (jnp.integer, jnp.floating))
+        if amount.ndim or not real:
             raise ValueError(f"{name} has shape {amount.shape} and dtype {amount.dtype}; {remedy}")
         return amount
     if isinstance(amount, bool) or not isinstance(amount, (int, float, np.number)):
@@ -60,7 +61,7 @@ class Sparse(NamedTuple):
     """The payload of a sparsifier: values and where they belong, in ascending order."""
 
     values: chex.Array  # [k]
-    indices: chex.Array  # [k] uint16 where d <= 65536, else int32
+    indices: chex.Array  # [k] uint16 where they fit, else int32; d stands for "nothing here"
 
 
 def _gather(x: chex.Array, indices: chex.Array) -> Sparse:
@@ -265,7 +266,8 @@ def random_k(
 ) -> Compressor:
     """Keeps k entries drawn uniformly without replacement.
 
-    Unscaled it is a contraction, gamma = 1 - k/d. With `unbiased=True` what is kept is multiplied
+    The draw does not look at the entries, so a NaN waits until it is drawn. Unscaled this is a
+    contraction, gamma = 1 - k/d. With `unbiased=True` what is kept is multiplied
     by d/k: omega = d/k - 1, and gamma is that omega (above 1 for k < d/2, where it is not fit for
     error feedback).
 
