@@ -5,8 +5,8 @@ give it to `error_feedback`. An *unbiased* compressor has `E C(y) = y` and a var
 `E||C(y) - y||² <= omega ||y||²`: `compress` alone will do.
 
 Odd inputs have one outcome each. Zeros are sent as zeros. Ties go to the lowest index. NaN counts
-as infinitely large, so a selection by size sends it at once: it surfaces, where a residual hides it;
-compressors that scale by a norm return non-finite values throughout. `k >= d` sends everything.
+as infinitely large, so selection by size sends it at once: it surfaces, where a residual would hide
+it. Compressors that scale by a norm return non-finite values throughout. `k >= d` sends everything.
 """
 
 import math

@@ -267,9 +267,8 @@ def random_k(
     """Keeps k entries drawn uniformly without replacement.
 
     The draw does not look at the entries, so a NaN waits until it is drawn. Unscaled this is a
-    contraction, gamma = 1 - k/d. With `unbiased=True` what is kept is multiplied
-    by d/k: omega = d/k - 1, and gamma is that omega (above 1 for k < d/2, where it is not fit for
-    error feedback).
+    contraction, gamma = 1 - k/d. With `unbiased=True` what is kept is multiplied by d/k: then
+    omega = d/k - 1, and gamma is the same (above 1 for k < d/2: not fit for error feedback).
 
     Args:
         fraction_or_count: as in `top_k`, static.
