@@ -1,0 +1,68 @@
+"""`delay(τ)` after sgd: at most 1.5 times its byte floor, and as fast for τ = 64 as for τ = 1.
+
+The floor of a step on d float32: sgd reads parameters and gradients and writes parameters, 12 d
+bytes; the queue is read and written once, 8 d bytes. Bytes are turned into seconds by in-place
+passes in the same turns, over one row (parameters, gradients) and over a ring of τ + 1 rows in
+turn (the queue), because a long queue lies farther from the processor than a short one.
+"""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import optax
+
+import elastic_jax as ej
+from benchmarks.harness import Row, compare, donated, in_turns, memory_pass, scanned
+
+STEPS = 16  # of one program
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    for d in (10**5,) if quick else (10**5, 10**6):
+        delays = (1, 64) if quick else (1, 4, 16, 64)
+        programs = {"one row": memory_pass(1, d, STEPS)}
+        for tau in delays:
+            programs[f"ring {tau}"] = memory_pass(tau + 1, d, STEPS)
+            programs[f"delay {tau}"] = _training(tau, d)
+        times = {name: t / STEPS for name, t in in_turns(programs, 15).items()}
+        floors = {tau: 1.5 * times["one row"] + times[f"ring {tau}"] for tau in delays}
+        for tau in delays:
+            floor = floors[tau]
+            yield compare(
+                f"delay({tau}) / floor, d = {d:.0e}",
+                times[f"delay {tau}"],
+                floor,
+                "<= 1.5",
+                step=times[f"delay {tau}"],
+                floor=f"{20 * d / 1e6:.3g} MB in {1e3 * sorted(floor)[len(floor) // 2]:.3f} ms",
+            )
+        longest = delays[-1]
+        yield compare(
+            f"delay({longest}) / delay(1), each over its floor, d = {d:.0e}",
+            times[f"delay {longest}"] / floors[longest],
+            times["delay 1"] / floors[1],
+            "<= 1.1",
+            step=times[f"delay {longest}"],
+        )
+        yield compare(
+            f"delay({longest}) / delay(1), d = {d:.0e}",
+            times[f"delay {longest}"],
+            times["delay 1"],
+            "<= 1.1",
+            step=times[f"delay {longest}"],
+            floor=f"floors: {sorted(floors[longest] / floors[1])[len(floor) // 2]:.2f}",
+            note=f"queue of {(longest + 1) * d * 4 / 1e6:.0f} MB against {8 * d / 1e6:.1f} MB",
+        )
+
+
+def _training(tau: int, d: int):
+    optimizer = optax.chain(optax.sgd(0.1), ej.delay(tau))
+
+    def step(state, grads):
+        params, opt_state = state
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = jnp.ones(d, jnp.float32)
+    state = params, optimizer.init(params)
+    return donated(scanned(step, STEPS), state, jnp.full(d, 1e-3, jnp.float32))
