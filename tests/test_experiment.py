@@ -1,0 +1,528 @@
+"""`experiments.error_feedback`: its verdict, its rows on disk, its processes, and one tiny run."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import Pipe
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import error_feedback, figures, report, runs, simulation, verdict
+from experiments.progress import Progress
+from experiments.rows import DENSE, FEEDBACK, PLAIN, Row, Run, Settings, elastic_bound
+from experiments.verdict import BOTH_DIVERGE, HELPS, HURTS, UNKNOWN
+
+SETTINGS = Settings(
+    data="digits",
+    data_dir=None,
+    model="cnn",
+    gradients=256,
+    batch=8,
+    points=4,
+    eval_images=500,
+    speed="lognormal",
+    diverged=4.0,
+)
+
+
+def row(
+    method, seed, loss, alpha=0.1, mode="asynchronous", workers=16, fraction=0.01, diverged=False
+):
+    return Row(
+        data="digits",
+        model="cnn",
+        d=6010,
+        mode=mode,
+        workers=workers,
+        method=method,
+        fraction=1.0 if method == DENSE else fraction,
+        kept=61,
+        alpha=alpha,
+        seed=seed,
+        gradients=256,
+        train_loss=None if diverged else loss,
+        test_accuracy=None if diverged else 0.9,
+        diverged=diverged,
+        drift_rms=1.0,
+        drift_max=2.0,
+        moment_rms=1.0,
+        moment_max=2.0,
+        delay_mean=0.0 if mode == "synchronous" else workers - 1.0,
+        delay_max=0 if mode == "synchronous" else 2 * workers,
+        bound=20.0,
+        drift_to_bound=0.1,
+        lost_norm=0.0,
+        seconds=0.1,
+        curve=(2.4, 1.0, None if diverged else loss),
+    )
+
+
+def pair(without, with_, **where):
+    """Rows of both methods; NaN stands for divergence."""
+    return [
+        row(method, seed, loss, diverged=math.isnan(loss), **where)
+        for method, losses in ((PLAIN, without), (FEEDBACK, with_))
+        for seed, loss in enumerate(losses)
+    ]
+
+
+def swapped(rows):
+    other = {PLAIN: FEEDBACK, FEEDBACK: PLAIN}
+    return [dataclasses.replace(r, method=other.get(r.method, r.method)) for r in rows]
+
+
+NAN = math.nan
+OUTCOMES = [
+    ([0.50, 0.55, 0.45], [0.25, 0.28, 0.22], HELPS),
+    ([0.25, 0.28, 0.22], [0.50, 0.55, 0.45], HURTS),
+    ([0.50, 0.55, 0.45], [0.25, 0.60, 0.44], UNKNOWN),
+    ([0.50, 0.55, 0.45], [0.50, 0.55, 0.45], UNKNOWN),
+    ([0.50, 0.55, 0.45], [NAN, NAN, 0.44], HURTS),
+    ([NAN, NAN, NAN], [0.50, 0.55, 0.45], HELPS),
+    ([0.50, 0.55, 0.45], [0.10, 0.10, NAN], UNKNOWN),
+    ([NAN, 0.55, 0.45], [NAN, NAN, 0.44], UNKNOWN),
+    ([NAN, NAN, NAN], [NAN, NAN, 0.4], BOTH_DIVERGE),
+]
+
+
+@pytest.mark.parametrize(("without", "with_", "outcome"), OUTCOMES)
+def test_outcome_of_a_cell_and_of_its_mirror_image(without, with_, outcome):
+    mirrored = {HELPS: HURTS, HURTS: HELPS}.get(outcome, outcome)
+    rows = pair(without, with_)
+    assert [cell.outcome for cell in verdict.verdict(rows).equal] == [outcome]
+    assert [cell.outcome for cell in verdict.verdict(swapped(rows)).equal] == [mirrored]
+
+
+def test_interval_is_students_t_of_paired_logarithms():
+    gaps = np.array([-0.30, -0.10, -0.50])
+    base = np.array([0.9, 0.1, 0.3])  # their spread must not matter: seeds are paired
+    found = verdict.verdict(pair(base, base * np.exp(gaps))).equal[0]
+    assert found.difference == pytest.approx(gaps.mean())
+    assert found.half_width == pytest.approx(4.302652729911275 * gaps.std(ddof=1) / math.sqrt(3))
+    assert (found.outcome, found.seeds) == (UNKNOWN, 3)  # -0.30 ± 0.497
+
+
+def test_best_alpha_excludes_divergence_and_unfinished_step_sizes():
+    rows = [row(PLAIN, s, loss, alpha=a) for a, loss in ((0.1, 0.5), (0.2, 0.4)) for s in (0, 1)]
+    assert verdict.best_alpha(rows) == 0.2
+    lost = [dataclasses.replace(rows[-1], diverged=True, train_loss=None)]
+    assert verdict.best_alpha(rows[:-1] + lost) == 0.1
+    assert verdict.best_alpha([*rows, row(PLAIN, 0, 0.01, alpha=0.3)]) == 0.2
+    assert verdict.best_alpha(lost) is None
+
+
+def test_best_compares_each_method_at_its_own_step_size_and_equal_at_all():
+    rows = pair([0.5, 0.52], [0.9, 0.91], alpha=0.2) + pair([0.8, 0.82], [0.3, 0.31], alpha=0.1)
+    rows += [row(DENSE, s, loss, alpha=a) for s in (0, 1) for a, loss in ((0.1, 0.2), (0.2, 0.3))]
+    found = verdict.verdict(rows)
+    (best,) = found.best
+    assert (best.alpha_without, best.alpha_with, best.outcome) == (0.2, 0.1, HELPS)
+    assert {cell.alpha_with: cell.outcome for cell in found.equal} == {0.1: HELPS, 0.2: HURTS}
+    assert found.dense_alpha == {("asynchronous", 16): 0.1}
+    assert len(found.edges) == 3  # two step sizes are all edge
+    assert "of 2 cells, helps in 1, hurts in 1" in " ".join(found.sentences)
+
+
+def test_a_method_that_diverges_at_every_step_size_decides_the_best_comparison():
+    rows = pair([0.5, 0.5], [NAN, 0.1], alpha=0.1) + pair([0.6, 0.6], [NAN, NAN], alpha=0.2)
+    (cell,) = verdict.verdict(rows).best
+    assert (cell.outcome, cell.alpha_with, cell.alpha_without) == (HURTS, None, 0.1)
+    assert "diverges with feedback" in cell.reason
+    (cell,) = verdict.verdict(swapped(rows)).best
+    assert cell.outcome == HELPS
+
+
+def test_an_edge_is_reported_only_where_it_is_one():
+    losses = {1: 3, 2: 1, 3: 2}
+    rows = [row(DENSE, s, loss, alpha=a) for s in (0, 1) for a, loss in losses.items()]
+    assert verdict.verdict(rows).edges == ()
+    rows = [dataclasses.replace(r, alpha=r.alpha + (r.alpha == 2) * 5) for r in rows]
+    assert verdict.verdict(rows).edges == ("asynchronous, p = 16, dense: best α = 7",)
+
+
+def test_one_seed_tells_nothing():
+    found = verdict.verdict(pair([0.5], [0.1]))
+    assert [cell.outcome for cell in (*found.best, *found.equal)] == [UNKNOWN, UNKNOWN]
+    assert len(found.sentences) == 1 and "nothing can be told" in found.sentences[0]
+
+
+HELPING, HURTING, NEITHER = OUTCOMES[0][:2], OUTCOMES[1][:2], OUTCOMES[2][:2]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ([HELPING], "not confirmed here. Feedback helps in 1 of 1 and never hurts"),
+        ([HELPING, NEITHER], "not confirmed here. Feedback helps in 1 of 2 and never hurts"),
+        ([HURTING, NEITHER], "confirmed here. Feedback helps in none of 2 and hurts in 1"),
+        ([NEITHER], "nothing could be told in any of 1"),
+        ([HELPING, HURTING], "it depends. Feedback helps in 1 and hurts in 1 of 2"),
+        ([], "it was not tested"),
+    ],
+)
+def test_the_claim_is_judged_by_asynchronous_cells_alone(cells, words):
+    rows = pair(*HURTING, mode="synchronous") + pair(*HURTING, mode="sequential", workers=1)
+    for i, losses in enumerate(cells):
+        rows += pair(*losses, workers=2**i)
+    said = [line for line in verdict.verdict(rows).sentences if verdict.CLAIM in line]
+    assert len(said) == 2 and all(words in line for line in said)
+    if words.startswith("confirmed"):
+        assert not any("not confirmed" in line for line in said)
+
+
+def test_bounds_are_the_lemmas():
+    gamma = 0.99
+    beta = math.sqrt(gamma) / (1 - math.sqrt(gamma))
+    assert elastic_bound("asynchronous", DENSE, 8, 0.0, 20, 3.0) == 60
+    assert elastic_bound("asynchronous", PLAIN, 8, gamma, 20, 3.0) == 60
+    fed = elastic_bound("asynchronous", FEEDBACK, 8, gamma, 20, 3.0)
+    assert fed == pytest.approx(60 + 8 * beta * 3)
+    assert elastic_bound("synchronous", PLAIN, 8, gamma, 0, 3.0) == 0
+    assert elastic_bound("synchronous", FEEDBACK, 8, gamma, 0, 3.0) == pytest.approx(3 * beta)
+    assert elastic_bound("sequential", FEEDBACK, 1, gamma, 0, 3.0) == pytest.approx(3 * beta)
+
+
+def full_rows():
+    rng = np.random.default_rng(0)
+    rows = []
+    for mode, workers in (("sequential", 1), ("asynchronous", 16), ("synchronous", 16)):
+        for alpha in (0.1, 0.2, 0.5):
+            where = dict(mode=mode, workers=workers, alpha=alpha)
+            rows += [row(DENSE, seed, float(rng.uniform(0.1, 0.2)), **where) for seed in range(3)]
+            for fraction in (0.1, 0.01):
+                losses = rng.uniform(0.1, 1, (2, 3)) * (1 if alpha < 0.5 else NAN)
+                rows += pair(*losses.tolist(), fraction=fraction, **where)
+    return rows
+
+
+def test_report_and_figures_are_made_from_rows_alone(tmp_path):
+    rows = full_rows()
+    found = verdict.verdict(rows)
+    names = figures.draw_all(tmp_path, rows, found)
+    assert sorted(names) == ["curves.png", "drift.png", "phase.png"]
+    picture = (tmp_path / "phase.png").read_bytes()
+    assert len(picture) < 150_000
+    assert 850 < int.from_bytes(picture[16:20], "big") < 1000  # width in pixels
+    about = {"command": "python -m x", "versions": runs.versions()}
+    text = report.report(rows, found, SETTINGS, about, ["Take care."], names)
+    assert "**Take care.**" in text
+    assert all(line in text for line in found.sentences)
+    assert text.count("| asynchronous | 16 |") == 2 + 2 + 5  # best, equal, methods
+    assert text == report.report(rows, found, SETTINGS, about, ["Take care."], names)
+
+
+# ---- rows on disk ----
+
+
+def test_journal_keeps_rows_and_forgives_a_torn_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    journal = runs.Journal(path, resume=False)
+    first, second = row(PLAIN, 0, 0.5), row(FEEDBACK, 0, NAN, diverged=True)
+    journal.append("a", first)
+    journal.append("b", second)
+    assert runs.Journal(path, resume=True).rows == {"a": first, "b": second}
+    with path.open("a") as file:
+        file.write('{"key": "c", "data"')  # killed while it wrote
+    journal = runs.Journal(path, resume=True)
+    assert journal.rows == {"a": first, "b": second}
+    journal.append("c", first)
+    with path.open("a") as file:
+        file.write('{"key": "d", "a column of another version": 1}\n')
+    assert list(runs.Journal(path, resume=True).rows) == ["a", "b", "c"]
+    assert runs.Journal(path, resume=False).rows == {}
+    assert not path.exists() and (tmp_path / "rows.previous.jsonl").exists()
+
+
+def test_tables_hold_every_column(tmp_path):
+    rows = [row(PLAIN, 0, 0.5), row(FEEDBACK, 0, NAN, diverged=True)]
+    runs.write_tables(tmp_path, rows, {"command": "python -m x", "seeds": [0]})
+    table = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    whole = json.loads((tmp_path / "rows.json").read_text())
+    assert list(table[0]) == list(whole["rows"][0]) == runs.COLUMNS
+    assert whole["command"] == "python -m x"
+    assert table[1]["train_loss"] == "" and whole["rows"][1]["train_loss"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "rows.json"]
+
+
+def test_a_key_depends_on_run_and_settings_but_not_on_where_the_data_lie():
+    run = Run("asynchronous", 4, PLAIN, 0.01, 0.1, 0)
+    key = runs.key_of(run, SETTINGS)
+    assert key == runs.key_of(run, dataclasses.replace(SETTINGS, data_dir="elsewhere"))
+    assert key != runs.key_of(dataclasses.replace(run, seed=1), SETTINGS)
+    assert key != runs.key_of(run, dataclasses.replace(SETTINGS, batch=4))
+
+
+# ---- processes ----
+
+
+class FakeProcess:
+    exitcode = -9
+
+    def join(self):
+        pass
+
+    def terminate(self):
+        pass
+
+
+def crashing(monkeypatch, plan):
+    """Children that crash after so many runs, one number a child; None never does."""
+    started = []
+
+    def start(settings):
+        here, there = Pipe()
+        alive = plan[len(started)] if len(started) < len(plan) else None
+        started.append(alive)
+
+        def serve():
+            done = 0
+            try:
+                while True:
+                    for run in there.recv():
+                        if done == alive:
+                            there.send(("error", "Traceback\nMemoryError: none left"))
+                            there.close()
+                            return
+                        there.send(("row", (run, row(PLAIN, run.seed, 0.5))))
+                        done += 1
+                    there.send(("done", None))
+            except (EOFError, OSError):
+                there.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return runs._Child(FakeProcess(), here)
+
+    monkeypatch.setattr(runs, "_start", start)
+    return started
+
+
+RUNS = [
+    Run("asynchronous", p, method, 0.01, 0.1, seed)
+    for p in (4, 8)
+    for method in (PLAIN, FEEDBACK)
+    for seed in range(3)
+]
+
+
+@pytest.mark.parametrize("plan", [[None, None], [1, None], [4, 2], [0, 0]])
+def test_a_crashed_process_is_replaced_and_its_runs_are_done_once(monkeypatch, plan):
+    started, notes = crashing(monkeypatch, plan), []
+    done = [run for run, _ in runs.sweep(RUNS, SETTINGS, 2, notes.append)]
+    assert sorted(done, key=RUNS.index) == RUNS
+    crashes = sum(alive is not None for alive in plan)
+    assert len(notes) == crashes and len(started) == 2 + crashes
+    assert all("MemoryError" in note and "trying them again" in note for note in notes)
+
+
+def test_runs_that_crash_twice_are_given_up_and_the_others_done(monkeypatch):
+    notes = []
+    crashing(monkeypatch, [0, 0])
+    done = [run for run, _ in runs.sweep(RUNS, SETTINGS, 1, notes.append)]
+    assert len(done) == 9 and "given up" in notes[1] and "3 runs" in notes[1]
+
+
+def test_endless_crashes_end_the_sweep_with_the_reason(monkeypatch):
+    crashing(monkeypatch, [0] * 9)
+    with pytest.raises(runs.Crashed, match="MemoryError"):
+        list(runs.sweep(RUNS, SETTINGS, 2, lambda note: None))
+
+
+def test_tasks_share_a_program_and_hold_every_run_once():
+    config = error_feedback.Config()
+    grid = error_feedback.grid(config)
+    tasks = runs.tasks_of(grid)
+    assert sorted(map(hash, (run for task in tasks for run in task))) == sorted(map(hash, grid))
+    assert all(len({(run.program, run.fraction) for run in task}) == 1 for task in tasks)
+    assert len(set(grid)) == len(grid)
+    assert {run.workers for run in grid if run.mode == "sequential"} == {1}
+    error_feedback.check(config)
+    error_feedback.check(error_feedback.QUICK)
+
+
+def test_progress_prints_lines_where_there_is_no_terminal(capsys):
+    progress = Progress(total=20, done=5, every=0.0)
+    for _ in range(15):
+        progress.step()
+    progress.note("a word")
+    progress.stop()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "6/20 runs, starting" and lines[-1] == "a word"
+    assert lines[-2] == "20/20 runs, about 0 s left"
+
+
+# ---- what a run is made of ----
+
+
+def test_batches_are_epochs_and_depend_on_the_seed_alone():
+    batches = simulation.draw_batches(3, 500, SETTINGS)
+    assert batches.shape == (256, 8) and batches.dtype == np.int32
+    assert np.array_equal(np.sort(batches.ravel()[:500]), np.arange(500))
+    assert np.array_equal(batches, simulation.draw_batches(3, 500, SETTINGS))
+    assert not np.array_equal(batches, simulation.draw_batches(4, 500, SETTINGS))
+    traces = [
+        simulation.draw_trace(Run("asynchronous", 4, method, 0.1, 0.1, 3), SETTINGS)
+        for method in (PLAIN, FEEDBACK)
+    ]
+    assert np.array_equal(traces[0].version, traces[1].version)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return simulation.Trainer(SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [PLAIN, FEEDBACK])
+def test_one_synchronous_worker_is_one_asynchronous_worker(trainer, method):
+    """Two programs, two ways to measure: the meter inside, and the executor's own."""
+    parallel, single = (
+        trainer.run(Run(mode, 1, method, 0.05, 0.05, 0)) for mode in ("synchronous", "sequential")
+    )
+    assert not parallel.diverged
+    for name in ("curve", "moment_rms", "moment_max", "test_accuracy", "bound"):
+        np.testing.assert_allclose(getattr(parallel, name), getattr(single, name), rtol=0.02)
+    if method == FEEDBACK:
+        np.testing.assert_allclose(parallel.drift_rms, single.drift_rms, rtol=0.02)
+        np.testing.assert_allclose(parallel.drift_max, single.drift_max, rtol=0.02)
+        assert parallel.lost_norm == single.lost_norm == 0
+    else:
+        np.testing.assert_allclose(parallel.lost_norm, single.lost_norm, rtol=0.02)
+        assert max(parallel.drift_max, single.drift_max) < 1e-3 * single.moment_max
+
+
+# ---- the command ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--gradients 1000", "--gradients 1000: every p of --workers must divide gradients/points"),
+        ("--gradients 1000", "multiple of 512, for example 1024"),
+        ("--gradients 0", "--gradients 0: give a whole number of at least 1"),
+        ("--workers 0 4", "--workers 0 4: give whole numbers from 1"),
+        ("--workers 4 4", "--workers 4 4: give each value once"),
+        ("--workers", "--workers : give at least one"),
+        ("--seeds -1", "--seeds -1: give whole numbers from 0"),
+        ("--fractions 1.5", "--fractions 1.5: give numbers in (0, 1]"),
+        ("--fractions 0", "--fractions 0.0: give numbers in (0, 1]"),
+        ("--alphas 0.1 nan", "--alphas 0.1 nan: give finite numbers above 0"),
+        ("--synchronous-alphas -1", "--synchronous-alphas -1.0: give finite numbers above 0"),
+        ("--points 2", "--points 2: give at least 3"),
+        ("--diverged 1", "--diverged 1.0: give a finite number above 1"),
+        ("--eval-images 10", "--eval-images 10: give at least 250"),
+        ("--processes 0", "--processes 0: give a whole number of at least 1"),
+        ("--quick --batch 5000", "--batch 5000: give at most 1442"),
+        ("--data cifar10", "data_dir=None, but name='cifar10' reads its files from it"),
+        ("--data fashion --data-dir /nowhere", "no folder holds train-images"),
+        ("--out pyproject.toml", "--out pyproject.toml: that is a file; name a folder"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert error_feedback.main(arguments.split()) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["--data imagenet", "--alphas fast", "--step 3"])
+def test_arguments_of_the_wrong_kind_are_refused(capsys, arguments):
+    with pytest.raises(SystemExit) as error:
+        error_feedback.main(arguments.split())
+    assert error.value.code == 2
+    assert arguments.split()[0] in capsys.readouterr().err
+
+
+ARGUMENTS = (
+    "--data digits --workers 4 --fractions 1 0.01 --alphas 0.05 0.1 --synchronous-alphas 0.2 0.5 "
+    "--seeds 0 1 --gradients 256 --points 4 --eval-images 500"
+).split()
+
+
+def start(folder, *more):
+    return subprocess.Popen(
+        [sys.executable, "-m", error_feedback.MODULE, "--out", str(folder), *ARGUMENTS, *more],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        },
+    )
+
+
+def lines_of(folder):
+    path = folder / "rows.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def results(folder):
+    rows = {}
+    for line in lines_of(folder):
+        content = json.loads(line)
+        content.pop("seconds")
+        key = content.pop("key")
+        assert key not in rows, "a run was repeated"
+        rows[key] = content
+    return rows
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    process = start(straight, "--processes", "2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "On the claim" in out
+    total = 2 * 3 * 2 * 2  # modes, methods, step sizes, seeds
+
+    process = start(broken, "--processes", "1")
+    deadline = time.monotonic() + 120
+    while len(lines_of(broken)) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    kept = lines_of(broken)
+    assert process.returncode == 128 + signal.SIGINT
+    assert 5 <= len(kept) < total
+    assert f"{len(kept)} of {total} runs are kept" in err and "--resume" in err
+    assert "Traceback" not in err
+    assert len(list(csv.DictReader((broken / "rows.csv").read_text().splitlines()))) == len(kept)
+
+    process = start(broken, "--processes", "1", "--resume")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert f"{len(kept)} of {total} runs are done already" in out
+    assert lines_of(broken)[: len(kept)] == kept
+    assert results(broken) == results(straight)
+    assert len(results(straight)) == total
+
+    names = ["curves.png", "drift.png", "phase.png", "report.md", "rows.csv", "rows.json"]
+    assert sorted(path.name for path in straight.iterdir()) == [*names, "rows.jsonl"]
+    check_rows(json.loads((straight / "rows.json").read_text()))
+
+
+def check_rows(content):
+    assert {"jax", "optax", "flax", "numpy", "python"} <= content["versions"].keys()
+    assert "experiments.error_feedback" in content["command"] and content["seeds"] == [0, 1]
+    for found in content["rows"]:
+        assert list(found) == runs.COLUMNS
+        missing = {name for name, value in found.items() if value is None}
+        if not found["diverged"]:
+            assert missing <= {"drift_to_bound"}, found
+        slack = 1e-4 * found["moment_max"]  # rounding
+        assert 0 <= found["drift_rms"] <= found["drift_max"] <= found["bound"] + slack, found
+        assert found["moment_rms"] <= found["moment_max"]
+        assert (found["delay_max"] > 0) == (found["mode"] == "asynchronous")
+        assert (found["lost_norm"] > 0) == (found["method"] == PLAIN)
+    assert any(not found["diverged"] for found in content["rows"])
