@@ -34,7 +34,7 @@ class EventState(NamedTuple):
     server_state: optax.OptState
     worker_states: optax.OptState  # [p, ...]
     views: Any  # [slots + 1, ...] each, versions that some worker still computes on
-    x: Any  # the global iterate, carried along by law 1; () where it is not measured
+    away: Any  # x - params, carried along by law 1, float32 or wider; () where it is not measured
 
 
 class Ticks(NamedTuple):
@@ -72,7 +72,7 @@ def asynchronous(
         optimizer: each worker's chain, base → relaxation*; every worker has its own state, whose
             counters count that worker's steps.
         server: a chain that the server applies to each arriving message; None applies it as it is.
-        measure: carry the global iterate along and report the gap and the size of proposals at
+        measure: carry x - params along and report the gap and the size of proposals at
             every tick, for one pass over the parameters. (Where a whole gradient is elementwise,
             measuring it may change how XLA fuses it, and so its last bit.)
 
@@ -111,15 +111,15 @@ def asynchronous(
         _check_chain("optimizer", state, ("local",))
         _check_chain("server", server_state, ("local", "absorb"))
         return EventState(
-            params,
-            server_state,
+            jax.tree.map(jnp.copy, params),  # the caller's own may be donated elsewhere
+            fold_in_worker(server_state, workers),
             jax.vmap(fold_in_worker, in_axes=(None, 0))(state, jnp.arange(workers)),
             jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params),
-            jax.tree.map(wide, params) if measure else (),
+            jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), params) if measure else (),
         )
 
     def tick(carry, now):
-        (params, server_state, stack, views, x), (last_worker, last_state) = carry
+        (params, server_state, stack, views, away), (last_worker, last_state) = carry
         worker, write, read, batch = now
         # rows are written at the start of a tick and never between two uses of the stack, so that
         # the scan can do it in place
@@ -130,41 +130,68 @@ def asynchronous(
         with record_passages() as passages:
             message, worker_state_new = optimizer.update(grads, worker_state, view)
         with record_passages() as server_passages:
-            updates, server_state = server.update(message, server_state, params)
+            updates, server_state_new = server.update(message, server_state, params)
+        params_new = optax.apply_updates(params, updates)
         gap = moment = jnp.float32(jnp.nan)
         if measure:
             proposed = _proposed(passages, message, server_passages, updates)
-            gap = tree_total(jax.tree.map(lambda a, v: squared_norm(a - wide(v)), x, view))
+            gap = tree_total(
+                jax.tree.map(
+                    lambda a, x, v: squared_norm(a + (wide(x) - wide(v))), away, params, view
+                )
+            )
             moment = tree_total(jax.tree.map(squared_norm, proposed))
-            x = jax.tree.map(add, x, proposed)
-            if any(hasattr(found.state, "lost") for found in relaxed_states(worker_state)):
-                now_lost, before = lost(worker_state_new, view), lost(worker_state, view)
-                x = jax.tree.map(lambda a, n, b: add(a, add(b, -n)), x, now_lost, before)
-        params = optax.apply_updates(params, updates)
-        new = (params, server_state, stack, views, x), (worker, worker_state_new)
+            # the difference of neighbouring params is exact, and with it what rounding kept back
+            away = jax.tree.map(
+                lambda a, u, x, new: add(a, u) - (wide(new) - wide(x)),
+                away,
+                proposed,
+                params,
+                params_new,
+            )
+            for before, now in ((worker_state, worker_state_new), (server_state, server_state_new)):
+                if any(hasattr(found.state, "lost") for found in relaxed_states(now)):
+                    away = jax.tree.map(
+                        lambda a, old, new: add(a, add(old, -new)),
+                        away,
+                        lost(before, params),
+                        lost(now, params),
+                    )
+        new = (params_new, server_state_new, stack, views, away), (worker, worker_state_new)
         return new, Ticks(loss, gap, moment)
 
     def run(state, schedule, batches):
         ticks = len(schedule.worker)
+        if not ticks:
+            raise ValueError("schedule has no ticks; pass a slice of at least one")
         for leaf in jax.tree.leaves(batches):
             if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != ticks:
                 raise ValueError(
                     f"batches hold an array of shape {jnp.shape(leaf)}; stack one batch for each "
                     f"of the {ticks} ticks of the schedule along the first axis"
                 )
-        rows = jax.tree.leaves(state.views)[0].shape[0]
-        # under the caller's own jit the slots are not known here
-        if not isinstance(schedule.slots, jax.Array) and schedule.slots + 1 > rows:
+        rows, workers = _room(state)
+        # under the caller's own jit neither is known here; then `execute` answers with NaN
+        if not isinstance(schedule.slots, jax.Array) and schedule.slots >= rows:
             raise ValueError(
                 f"schedule needs slots={schedule.slots} but state has room for {rows - 1}; pass "
                 "slots=schedule.slots to init"
+            )
+        if not isinstance(schedule.worker, jax.Array) and schedule.worker.max() >= workers:
+            raise ValueError(
+                f"schedule has a worker {schedule.worker.max()} but state has workers={workers}; "
+                "pass workers=trace.workers to init"
             )
         return execute(state, schedule, batches)
 
     @jax.jit
     def execute(state, schedule, batches):
-        rows = jax.tree.leaves(state.views)[0].shape[0]
+        rows, workers = _room(state)
         worker, write, read = map(jnp.asarray, schedule[:3])
+        fits = (jnp.asarray(schedule.slots) < rows) & (worker.max() < workers)
+        state = state._replace(
+            params=jax.tree.map(lambda leaf: jnp.where(fits, leaf, jnp.nan), state.params)
+        )
         write = jnp.where(write == schedule.slots, rows - 1, write)  # the spare row is the last
         carry = tuple(state), (worker[0], _row(state.worker_states, worker[0]))
         (main, pending), out = jax.lax.scan(tick, carry, (worker, write, read, batches))
@@ -172,6 +199,12 @@ def asynchronous(
         return state._replace(worker_states=_set_row(state.worker_states, *pending)), out
 
     return Asynchronous(init, run)
+
+
+def _room(state: EventState) -> tuple[int, int]:
+    """Rows for views, and workers; a state without arrays serves any number of workers."""
+    stacks = jax.tree.leaves(state.worker_states)
+    return len(jax.tree.leaves(state.views)[0]), len(stacks[0]) if stacks else 2**31 - 1
 
 
 def _row(stack: Any, index: chex.Array) -> Any:
@@ -196,7 +229,8 @@ def _check_chain(name: str, state: optax.OptState, allowed: tuple[str, ...]) -> 
             raise ValueError(
                 f"{name} holds a step of role {role!r}, which has no place there in asynchronous "
                 "single steps: workers meet only in the server's parameters; take axis_name out of "
-                "the worker's chain, and put absorb last in the server's"
+                "the worker's chain, put absorb last in the server's, and leave the meter out: "
+                "every tick reports its gap and moment"
             )
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.exchange import AxisName, all_mean
-from elastic_jax.order import check_seed, relaxation
+from elastic_jax.order import check_seed, relaxation, relaxed_states
 from elastic_jax.precision import add, narrow, wide
 from elastic_jax.types import Compressor
 
@@ -71,8 +71,15 @@ def _check(compressor: Any, axis_name: Any, exchange: Any, seed: Any) -> None:
             "axis_name and exchange, not both"
         )
     check_seed(seed)
-    if exchange is not None and not isinstance(exchange, optax.GradientTransformation):
-        raise TypeError(f"exchange={exchange!r} is no transformation; pass all_mean(axis_name)")
+    if exchange is not None:
+        if not isinstance(exchange, optax.GradientTransformation):
+            raise TypeError(f"exchange={exchange!r} is no transformation; pass all_mean(axis_name)")
+        parts = relaxed_states(jax.eval_shape(exchange.init, jnp.zeros(1)))
+        if not any(getattr(part.state, "role", "") in ("exchange", "mix") for part in parts):
+            raise ValueError(
+                "exchange does not average over workers; pass all_mean(axis_name), and put other "
+                "transformations into the chain"
+            )
 
 
 def _then_exchange(
@@ -119,7 +126,7 @@ def compress(
         compressor: what crosses the wire.
         axis_name: the workers' axis; short for `exchange=all_mean(axis_name)`.
         exchange: how the workers' messages are averaged; None leaves them on their worker.
-        seed: of a compressor that draws; each worker folds in its own index (see `worker_step`).
+        seed: of a compressor that draws; see `fold_in_worker`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose state's `lost()` is everything dropped.
@@ -204,7 +211,7 @@ def error_feedback(
         exchange: how the workers' messages are averaged; None leaves them on their worker.
         decay: what part of the residual is kept each step, in (0, 1]; may be traced. Below 1 the
             rest is lost, and the state's `lost()` says how much.
-        seed: of a compressor that draws; each worker folds in its own index (see `worker_step`).
+        seed: of a compressor that draws; see `fold_in_worker`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose state's `held()` is the residual, float32
@@ -290,7 +297,7 @@ def ef21(
         compressor: a contraction, for example `top_k(0.01)`.
         axis_name: the workers' axis; short for `exchange=all_mean(axis_name)`.
         exchange: how the workers' estimates are averaged; None leaves them on their worker.
-        seed: of a compressor that draws; each worker folds in its own index (see `worker_step`).
+        seed: of a compressor that draws; see `fold_in_worker`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs`. `ef21(identity())` is `optax.identity()` (or

@@ -82,12 +82,21 @@ def _total(opt_state: optax.OptState, params: optax.Params, what: str) -> optax.
     for state, _ in relaxed_states(opt_state):
         report = getattr(state, what, None)
         if callable(report):  # the meter has a field of that name
-            total = jax.tree.map(
-                lambda part, rest: rest if isinstance(part, optax.MaskedNode) else add(rest, part),
-                report(),
-                total,
-                is_leaf=lambda node: isinstance(node, optax.MaskedNode),
-            )
+            try:
+                total = jax.tree.map(
+                    lambda part, rest: (
+                        rest if isinstance(part, optax.MaskedNode) else add(rest, part)
+                    ),
+                    report(),
+                    total,
+                    is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+                )
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{type(state).__name__} holds a tree of another shape than params; pass the "
+                    "params it was made for, one worker's at a time (vmap over a stack), and do "
+                    "not wrap relaxations in optax.flatten"
+                ) from error
     return total
 
 

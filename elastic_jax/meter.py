@@ -1,5 +1,6 @@
 """The meter: how far each worker's view has drifted, measured while it trains."""
 
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ class MeterState(NamedTuple):
     lost_mass: Running  # ||lost mass||²
     alarm: chex.Array  # bool [], B̂ exceeded the alarm at some sample
 
+    role = "meter"
+
 
 def meter(
     inner: optax.GradientTransformation,
@@ -52,7 +55,9 @@ def meter(
 
         gap = ||x - v||²     B̂ = √gap / alpha     M̂ = ||u|| / alpha     lost = ||lost mass||²
 
-    Elastic consistency is `E gap <= alpha² B²`. Compare B̂ with the B derived from M̂.
+    Elastic consistency is `E gap <= alpha² B²`. Compare B̂ with the B derived from M̂, but mind what
+    is divided by what: held mass may come from steps between the samples, or from steps with a
+    larger alpha than the present one. With `every=1` and a constant alpha, `B̂.max <= B(M̂.max)`.
 
     Args:
         inner: the whole chain of one worker: base optimizer, relaxations, exchange.
@@ -87,8 +92,8 @@ def meter(
     for name, value in (("learning_rate", learning_rate), ("alarm", alarm)):
         optional = callable(value) if name == "learning_rate" else value is None
         if not optional and not isinstance(value, jax.Array):
-            if not isinstance(value, numbers.Real) or not float(value) > 0:
-                raise ValueError(f"{name}={value!r} is out of range; pass a number > 0")
+            if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+                raise ValueError(f"{name}={value!r} is out of range; pass a finite number > 0")
     if axis_name is not None:
         axis_names(axis_name)
     inner = optax.with_extra_args_support(inner)
@@ -101,6 +106,12 @@ def meter(
             gap = Running(*(jax.tree.map(lambda _, value=value: value, params) for value in zero))
         none = jnp.zeros((), jnp.int32)
         state = inner.init(params)
+        roles = {getattr(part.state, "role", "") for part in relaxed_states(state)}
+        if axis_name is None and roles & {"exchange", "mix"}:
+            raise ValueError(
+                "axis_name=None but inner exchanges between workers: without them there is no "
+                "global iterate; pass the exchange's axis_name to the meter too"
+            )
         # buffers of their own, so that the state can be donated
         own = (none, none, gap, zero, zero, zero, jnp.zeros((), bool))
         return MeterState(state, *jax.tree.map(jnp.copy, own))

@@ -7,8 +7,9 @@ exchange (or one mix) makes the workers meet; `absorb`, where there is one, come
 relaxation *before* the base optimizer is allowed, but what it holds are gradients.
 
 An optax chain is a closure, but its state lists its parts in order, and a relaxation's state says
-what it is: it has a method `held()` or `lost()`, or a class attribute `role`, which is `exchange`
-(averages the updates), `mix` (averages the parameters) or `absorb` (sees what will be applied).
+what it is: it has a method `held()` or `lost()`, which reports its own mass, or a class attribute
+`role`: `exchange` (averages the updates), `mix` (averages the parameters), `absorb` (sees what will
+be applied) or `meter`.
 """
 
 import contextlib
@@ -164,10 +165,38 @@ def check_order(opt_state: optax.OptState, workers: int = 1) -> None:
     ):
         if last in roles[:-1]:
             raise ValueError(f"the chain has a relaxation after {last}: {advice}")
+    met = False
     for part, role in zip(parts, roles, strict=True):
+        met = met or role == "exchange"
+        if met and callable(getattr(part.state, "lost", None)) and _draws(part.state):
+            raise ValueError(
+                "the chain has a relaxation after exchange that draws on each worker apart and "
+                "loses what it drops: views would drift apart; put it before the exchange"
+            )
         if role in ("exchange", "mix"):
             for wrapper in part.wrappers:
                 _refuse_crossing_inside(wrapper, opt_state)
+    for node in _nodes(opt_state, "ConditionallyMaskState"):
+        inner = node.inner_state
+        while isinstance(inner, tuple) and not hasattr(inner, "_fields") and inner:
+            inner = inner[0]
+        if any(part.state is inner for part in parts):
+            raise ValueError(
+                "the chain has a relaxation in conditionally_mask, which sets to zero what it does "
+                "not pass: that mass would be lost; use conditionally_transform, or put the base "
+                "optimizer inside too"
+            )
+
+
+def _draws(state: Any) -> bool:
+    paths = (path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0])
+    return any(getattr(entry, "name", None) == "worker_key" for path in paths for entry in path)
+
+
+def _nodes(opt_state: optax.OptState, name: str) -> list[Any]:
+    """Finds the states of a named type, outermost first."""
+    found = jax.tree.leaves(opt_state, is_leaf=lambda node: type(node).__name__ == name)
+    return [node for node in found if type(node).__name__ == name]
 
 
 def _refuse_crossing_inside(wrapper: str, opt_state: optax.OptState) -> None:
@@ -180,13 +209,7 @@ def _refuse_crossing_inside(wrapper: str, opt_state: optax.OptState) -> None:
         "MultiStepsState": "a worker that skips leaves the others waiting for ever",
     }
     if wrapper == "MultiStepsState":
-        skips = [
-            node.skip_state
-            for node in jax.tree.leaves(
-                opt_state, is_leaf=lambda node: isinstance(node, optax.MultiStepsState)
-            )
-            if isinstance(node, optax.MultiStepsState)
-        ]
+        skips = [node.skip_state for node in _nodes(opt_state, wrapper)]
         if not any(jax.tree.leaves(skip) for skip in skips):
             return  # every worker takes the same steps
     if wrapper in reasons:

@@ -24,14 +24,10 @@ def wide_dtype(dtype: Any) -> Any:
 def wide(x: jax.Array) -> jax.Array:
     """Casts an array to the dtype in which sums are kept.
 
-    A bfloat16 array that XLA still carries unrounded (as `apply_updates` in the same program leaves
-    it) is rounded first. Not so float16: a reduction of precision would flush its subnormals.
+    A narrow array that XLA still carries unrounded (as `apply_updates` in the same program leaves
+    it) is rounded first.
     """
-    dtype, info = wide_dtype(x.dtype), jnp.finfo(x.dtype)
-    out = x.astype(dtype)
-    if dtype == x.dtype or info.nexp != jnp.finfo(dtype).nexp:
-        return out
-    return jax.lax.reduce_precision(out, info.nexp, info.nmant)
+    return _rounded(x, x.dtype).astype(wide_dtype(x.dtype))
 
 
 def narrow(x: jax.Array, dtype: Any) -> jax.Array:
@@ -40,10 +36,16 @@ def narrow(x: jax.Array, dtype: Any) -> jax.Array:
     XLA may drop a cast to bfloat16 and back as excess precision, and a remainder computed from it
     would be zero; an explicit reduction of precision stays.
     """
-    if x.dtype == dtype:
-        return x
+    return x if x.dtype == dtype else _rounded(x, dtype).astype(dtype)
+
+
+def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
     info = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant).astype(dtype)
+    if dtype == jnp.bfloat16:
+        return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if info.bits < 32:  # a reduction of precision would flush float16's subnormals
+        return jax.lax.optimization_barrier(x.astype(dtype))
+    return x
 
 
 def add(a: jax.Array, b: jax.Array) -> jax.Array:

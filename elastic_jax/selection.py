@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 _SHORT = 1 << 15  # up to this length the passes run over the bits themselves
-_SAMPLE = 1 << 13  # entries that bracket the threshold of a long array, at least
+_SAMPLE = 1 << 13  # about how many entries bracket the threshold of a long array
 _SIGMAS = 3.0  # half-width of the bracket, in standard deviations of the sample's rank
 
 

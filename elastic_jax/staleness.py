@@ -228,7 +228,7 @@ def delay(
         model: a `DelayModel`, or a delay in steps: `delay(4)` is `delay(constant(4))`, a JAX
             scalar is `delay(constant(steps, longest))`.
         longest: room for a traced delay.
-        seed: of random delays; each worker folds in its own index (see `worker_step`).
+        seed: of random delays; see `fold_in_worker`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose state's `held()` is the sum of all updates

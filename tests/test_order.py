@@ -64,10 +64,22 @@ LEGAL = {
     "named, in an order that is not the alphabet's": [
         optax.named_chain(("z", sgd), ("m", feedback), ("k", mean), ("a", ej.absorb()))
     ],
+    "masked with its base": [
+        optax.transforms.conditionally_mask(optax.chain(sgd, late), lambda step: step > 1),
+        mean,
+    ],
     "metered": [ej.meter(optax.chain(sgd, feedback, mean, late), 0.1, AXIS)],
 }
 
 ILLEGAL = {
+    "loss that is drawn after the exchange": (
+        [sgd, mean, ej.compress(ej.random_k(1, unbiased=True))],
+        "views would drift apart",
+    ),
+    "a relaxation whose mass is masked": (
+        [sgd, feedback, mean, optax.transforms.conditionally_mask(late, lambda step: step > 1)],
+        "that mass would be lost",
+    ),
     "no exchange": ([sgd, feedback], "no exchange"),
     "two exchanges": ([sgd, mean, late, mean], "keep one exchange"),
     "an exchange and a mix": ([sgd, mean, mix()], "keep one exchange"),
@@ -135,7 +147,7 @@ NO_GAP = {
 
 @pytest.mark.parametrize("name", NO_GAP)
 def test_meter_refuses_what_is_no_gap(name):
-    step = ej.worker_step(lambda x, b: jnp.sum(x * b), ej.meter(NO_GAP[name], 0.1), AXIS)
+    step = ej.worker_step(lambda x, b: jnp.sum(x * b), ej.meter(NO_GAP[name], 0.1, AXIS), AXIS)
     run = ej.simulate(step, 1)
     with pytest.raises(ValueError, match="no gap to measure"):
         run.step(run.init(jnp.zeros(2)), jnp.ones((1, 2)))
@@ -152,7 +164,10 @@ def test_events_refuse_what_is_no_gap():
         assert bool(jnp.isnan(ticks.gap).all()) and bool(jnp.isfinite(state.params).all())
 
 
-@pytest.mark.parametrize("worker", [mean, optax.chain(sgd, mean), optax.chain(sgd, ej.absorb())])
+@pytest.mark.parametrize(
+    "worker",
+    [mean, optax.chain(sgd, mean), optax.chain(sgd, ej.absorb()), ej.meter(sgd, 0.1)],
+)
 def test_events_refuse_exchange(worker):
     run = ej.asynchronous(lambda x, b: jnp.sum(x * b), worker)
     with pytest.raises(ValueError, match="no place there in asynchronous"):

@@ -2,6 +2,7 @@
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -11,3 +12,13 @@ hypothesis.settings.register_profile(
     "fixed", derandomize=True, deadline=None, print_blob=True, max_examples=25
 )
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def readers_settings(request):
+    """The README runs as its readers will: with JAX's own settings."""
+    if request.path.name != "README.md":
+        yield
+        return
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
