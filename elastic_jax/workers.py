@@ -62,9 +62,8 @@ def worker_step(
         for name in axis_names(axis_name) if axis_name is not None else ():
             workers *= jax.lax.axis_size(name)
         check_order(opt_state, workers)
-        if axis_name is not None:
-            opt_state = fold_in_worker(opt_state, worker_index(axis_name))
-        return WorkerState(params, opt_state)
+        worker = 0 if axis_name is None else worker_index(axis_name)
+        return WorkerState(params, fold_in_worker(opt_state, worker))
 
     def step(state, batch):
         out, grads = gradient(state.params, batch)

@@ -1,0 +1,108 @@
+"""p parallel workers against plain numpy, and what `simulate` promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import AXIS
+
+import elastic_jax as ej
+
+D, STEPS, ALPHA = 6, 30, 0.2
+EIGENVALUES = np.linspace(0.1, 1.0, D).astype(np.float32)
+
+
+def loss(x, noise):
+    return 0.5 * jnp.sum(EIGENVALUES * x * x) + jnp.sum(noise * x)
+
+
+def numpy_workers(noise, k, tau, late):
+    """Top-k feedback at each worker, a mean of messages, then each worker's own constant delay."""
+    p = noise.shape[1]
+    views = np.ones((p, D))
+    residual = np.zeros((p, D))
+    in_flight = [[np.zeros(D)] * tau for _ in range(p)]
+    held_back = [[np.zeros(D)] * late for _ in range(p)]
+    gaps = []
+    for t in range(len(noise)):
+        held = residual + np.array([sum(queue, np.zeros(D)) for queue in in_flight])
+        held = held + np.array([sum(queue, np.zeros(D)) for queue in held_back])
+        gaps.append(np.sum(((views + held).mean(0) - views) ** 2, axis=1))
+        messages = np.zeros((p, D))
+        for i in range(p):
+            u = -ALPHA * (EIGENVALUES * views[i] + noise[t, i])
+            held_back[i] = [*held_back[i], u]
+            y = held_back[i].pop(0) + residual[i]
+            kept = np.argsort(-np.abs(y), kind="stable")[:k]
+            messages[i, kept] = y[kept]
+            residual[i] = y - messages[i]
+        for i in range(p):
+            in_flight[i] = [*in_flight[i], messages.mean(0)]
+            views[i] = views[i] + in_flight[i].pop(0)
+    return views, residual, np.array(gaps)
+
+
+@pytest.mark.parametrize(
+    ("workers", "k", "tau", "late"), [(1, 2, 0, 0), (3, 2, 3, 0), (4, 1, 2, 1)]
+)
+def test_equals_numpy(workers, k, tau, late):
+    noise = np.random.default_rng(workers).normal(size=(STEPS, workers, D)).astype(np.float32)
+    feedback = ej.error_feedback(ej.top_k(k), axis_name=AXIS)
+    chain = optax.chain(optax.sgd(ALPHA), ej.delay(late), feedback, ej.delay(tau))
+    run = ej.simulate(ej.worker_step(loss, chain, AXIS), workers)
+    gap = jax.vmap(lambda s: ej.elastic_gap(s.params, s.opt_state, AXIS), axis_name=AXIS)
+
+    @jax.jit
+    def go(state, noise):
+        def one(state, batch):
+            now = gap(state)
+            state, losses = run.step(state, batch)
+            return state, (now, losses)
+
+        return jax.lax.scan(one, state, noise)
+
+    state, (gaps, losses) = go(run.init(jnp.ones(D)), jnp.asarray(noise))
+    views, residual, want = numpy_workers(noise, k, tau, late)
+    np.testing.assert_allclose(state.params, views, atol=2e-5)
+    np.testing.assert_allclose(gaps, want, atol=2e-4)
+    assert losses.shape == (STEPS, workers)
+    held = jax.vmap(lambda s: ej.held(s.opt_state, s.params))(state)
+    if tau == late == 0:
+        np.testing.assert_allclose(held, residual, atol=2e-5)
+
+
+def test_synchronous_is_the_mean_gradient():
+    """Without relaxations p workers are one worker on the mean of their gradients."""
+    noise = jax.random.normal(jax.random.key(0), (STEPS, 3, D))
+    chain = optax.chain(optax.sgd(ALPHA, momentum=0.9), ej.all_mean(AXIS))
+    run = ej.simulate(ej.worker_step(loss, chain, AXIS), 3)
+    state, _ = jax.lax.scan(run.step, run.init(jnp.ones(D)), noise)
+    alone = ej.worker_step(loss, optax.sgd(ALPHA, momentum=0.9))
+    single, _ = jax.lax.scan(alone.step, alone.init(jnp.ones(D)), noise.mean(1))
+    np.testing.assert_allclose(state.params, np.broadcast_to(single.params, (3, D)), atol=1e-5)
+
+
+def test_aux_and_randomness_of_workers():
+    chain = optax.chain(optax.sgd(ALPHA), ej.compress(ej.random_k(2), axis_name=AXIS))
+    step = ej.worker_step(lambda x, b: (loss(x, b), x.sum()), chain, AXIS, has_aux=True)
+    run = ej.simulate(step, 4)
+    state = run.init(jnp.ones(D))
+    keys = {tuple(key) for key in np.asarray(state.opt_state[1][0].sender.worker_key).tolist()}
+    assert len(keys) == 4
+    _, (losses, aux) = run.step(state, jnp.zeros((4, D)))
+    assert losses.shape == aux.shape == (4,)
+    np.testing.assert_allclose(aux, D)
+
+
+def test_two_relaxations_with_one_seed_draw_apart():
+    half = ej.compress(ej.random_k(3))
+    step = ej.worker_step(loss, optax.chain(optax.sgd(ALPHA), half, half))
+    state = step.init(jnp.ones(D))
+    first, second = (np.asarray(part.sender.worker_key) for part in state.opt_state[1:])
+    assert (first != second).any()
+    # in a loop of one's own they differ once the worker is folded in
+    state = optax.chain(half, half).init(jnp.ones(D))
+    assert (state[0].sender.worker_key == state[1].sender.worker_key).all()
+    state = ej.fold_in_worker(state, 0)
+    assert (state[0].sender.worker_key != state[1].sender.worker_key).any()
