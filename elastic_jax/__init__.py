@@ -5,6 +5,18 @@ converge? Elastic consistency (Nadiradze, Markov, Chatterjee, Kungurtsev, Alista
 answers: as long as each worker's view stays within `alpha² B²` of a global iterate. The
 transformations here delay, compress and exchange updates; `held` says where every update is, and
 `meter` how far the views have drifted.
+
+Where is the mass          held, lost, virtual_params, elastic_gap, meter
+Relax an update            error_feedback, compress, ef21, delay, absorb
+Compressors                top_k, block_top_k, threshold, random_k, sign, quantize, natural,
+                           low_rank, identity; Compressor
+Models of delay            constant, per_leaf, uniform, geometric, pmf, per_coordinate, replay;
+                           DelayModel
+Workers in step            worker_step, simulate, all_mean, fold_in_worker
+Workers that race          draw_trace, make_trace, Trace, asynchronous; constant_speed,
+                           exponential_speed, lognormal_speed, pareto_speed, stops_after
+Make your own              relaxation, check_order
+Known constants            problems
 """
 
 from elastic_jax import problems

@@ -161,6 +161,8 @@ def asynchronous(
         return new, Ticks(loss, gap, moment)
 
     def run(state, schedule, batches):
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule is a {type(schedule).__name__}; pass trace.schedule()")
         ticks = len(schedule.worker)
         if not ticks:
             raise ValueError("schedule has no ticks; pass a slice of at least one")
@@ -172,15 +174,15 @@ def asynchronous(
                 )
         rows, workers = _room(state)
         # under the caller's own jit neither is known here; then `execute` answers with NaN
-        if not isinstance(schedule.slots, jax.Array) and schedule.slots >= rows:
-            raise ValueError(
-                f"schedule needs slots={schedule.slots} but state has room for {rows - 1}; pass "
-                "slots=schedule.slots to init"
-            )
         if not isinstance(schedule.worker, jax.Array) and schedule.worker.max() >= workers:
             raise ValueError(
                 f"schedule has a worker {schedule.worker.max()} but state has workers={workers}; "
                 "pass workers=trace.workers to init"
+            )
+        if not isinstance(schedule.slots, jax.Array) and schedule.slots >= rows:
+            raise ValueError(
+                f"schedule needs slots={schedule.slots} but state has room for {rows - 1}; pass "
+                "slots=schedule.slots to init"
             )
         return execute(state, schedule, batches)
 

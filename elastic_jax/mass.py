@@ -78,6 +78,12 @@ def lost(opt_state: optax.OptState, params: optax.Params) -> optax.Params:
 
 
 def _total(opt_state: optax.OptState, params: optax.Params, what: str) -> optax.Params:
+    for found in relaxed_states(params):
+        raise ValueError(
+            f"params holds a {type(found.state).__name__}: it is an optimizer state; the arguments "
+            "are held(opt_state, params), lost(opt_state, params), but virtual_params(params, "
+            "opt_state) and elastic_gap(params, opt_state)"
+        )
     total = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), params)
     for state, _ in relaxed_states(opt_state):
         report = getattr(state, what, None)

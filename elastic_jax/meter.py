@@ -144,6 +144,12 @@ def meter(
         updates = jax.tree.map(lambda u: jnp.where(never, jnp.zeros_like(u), u), updates)
         with record_passages() as passages:
             new_updates, new_inner = inner.update(updates, state.inner, params, **extra)
+        leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(new_updates), strict=True)
+        if all(old is new for old, new in leaves):
+            raise ValueError(
+                "inner does nothing to the updates, so there is nothing to measure; wrap the whole "
+                "chain: meter(chain(base, relaxations, exchange), learning_rate)"
+            )
         proposed = proposals(passages, new_updates)
         if proposed is None or (not passages and any(True for _ in relaxed_states(state.inner))):
             raise ValueError(

@@ -253,6 +253,8 @@ def delay(
         2.0
     """
     check_seed(seed)
+    if isinstance(model, Trace):
+        raise TypeError("model is a Trace; pass delay(replay(trace))")
     if not isinstance(model, DelayModel):
         model = constant(model, longest)
     elif longest is not None:

@@ -125,6 +125,8 @@ def simulate(step: WorkerStep, workers: int) -> WorkerStep:
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
+    if not isinstance(step, WorkerStep):
+        raise TypeError(f"step={step!r} is no worker step; pass worker_step(loss_fn, optimizer, …)")
     if not isinstance(step.axis_name, str):
         raise ValueError(
             f"step has axis_name={step.axis_name!r}; make it with worker_step(..., axis_name=...), "

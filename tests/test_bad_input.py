@@ -149,6 +149,23 @@ DELAY = {
         "bfloat16",
         "cast the updates",
     ),
+    "swapped arguments": refused(
+        lambda: ej.elastic_gap(ej.delay(2).init(VIEW), VIEW), "params holds a DelayState", "held("
+    ),
+    "a meter around nothing": refused(
+        lambda: ej.meter(optax.identity(), 0.1).update(VIEW, ej.meter(SGD, 0.1).init(VIEW), VIEW),
+        "inner does nothing",
+        "wrap the whole chain",
+    ),
+    "a trace for a model": no_type(
+        lambda: ej.delay(ej.make_trace([0], delay=[0])), "model is a Trace", "replay(trace)"
+    ),
+    "a loss for a step": no_type(lambda: ej.simulate(loss, 2), "is no worker step", "worker_step("),
+    "a trace for a schedule": no_type(
+        lambda: ej.asynchronous(loss, SGD).run(None, ej.make_trace([0], delay=[0]), None),
+        "schedule is a Trace",
+        "trace.schedule()",
+    ),
     "an exchange that is none": refused(
         lambda: ej.error_feedback(TOP, exchange=SGD), "exchange does not average", "all_mean"
     ),
