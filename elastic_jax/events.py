@@ -6,6 +6,7 @@ any trace, its memory is p·(parameters + worker state), and a tick costs the sa
 row of views is written and one read.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.mass import lost, tree_total
+from elastic_jax.mass import lost
 from elastic_jax.order import (
     Passage,
     check_order,
@@ -22,7 +23,7 @@ from elastic_jax.order import (
     record_passages,
     relaxed_states,
 )
-from elastic_jax.precision import add, squared_norm, wide
+from elastic_jax.precision import add, squared_norm, wide, wider
 from elastic_jax.traces import Schedule
 from elastic_jax.workers import fold_in_worker
 
@@ -34,7 +35,7 @@ class EventState(NamedTuple):
     server_state: optax.OptState
     worker_states: optax.OptState  # [p, ...]
     views: Any  # [slots + 1, ...] each, versions that some worker still computes on
-    away: Any  # x - params, carried along by law 1, float32 or wider; () where it is not measured
+    away: Any  # x - params, all that is held, carried along by law 1; () where it is not measured
 
 
 class Ticks(NamedTuple):
@@ -94,7 +95,6 @@ def asynchronous(
         >>> print(state.params, trace.delay, jnp.sqrt(ticks.gap))
         [-6.] [0 1 2 2 2 2] [0. 1. 2. 2. 2. 2.]
     """
-    gradient = jax.value_and_grad(loss_fn)
     server = optax.identity() if server is None else server
     server = optax.with_extra_args_support(server)
     optimizer = optax.with_extra_args_support(optimizer)
@@ -126,29 +126,25 @@ def asynchronous(
         stack = _set_row(stack, last_worker, last_state)
         views = _set_row(views, write, params)
         worker_state, view = _row(stack, worker), _row(views, read)
-        loss, grads = gradient(view, batch)
+        gap = moment = jnp.float32(jnp.nan)
+        if measure:
+            gap = _squared_norm(
+                jax.tree.map(lambda a, x, v: a + (wide(x) - wide(v)), away, params, view)
+            )
+        loss, pull_back = jax.vjp(lambda view: loss_fn(view, batch), view)
+        if jnp.shape(loss):
+            raise TypeError(f"loss_fn returned shape {jnp.shape(loss)}; return a scalar")
+        # the gradient waits for the gap, so that params and away can then be updated in place
+        (grads,) = pull_back(jnp.where(measure & jnp.isnan(gap), jnp.nan, jnp.ones_like(loss)))
         with record_passages() as passages:
             message, worker_state_new = optimizer.update(grads, worker_state, view)
         with record_passages() as server_passages:
             updates, server_state_new = server.update(message, server_state, params)
         params_new = optax.apply_updates(params, updates)
-        gap = moment = jnp.float32(jnp.nan)
         if measure:
             proposed = _proposed(passages, message, server_passages, updates)
-            gap = tree_total(
-                jax.tree.map(
-                    lambda a, x, v: squared_norm(a + (wide(x) - wide(v))), away, params, view
-                )
-            )
-            moment = tree_total(jax.tree.map(squared_norm, proposed))
-            # the difference of neighbouring params is exact, and with it what rounding kept back
-            away = jax.tree.map(
-                lambda a, u, x, new: add(a, u) - (wide(new) - wide(x)),
-                away,
-                proposed,
-                params,
-                params_new,
-            )
+            moment = _squared_norm(proposed)
+            away = jax.tree.map(_move, away, proposed, updates, params, params_new)
             for before, now in ((worker_state, worker_state_new), (server_state, server_state_new)):
                 if any(hasattr(found.state, "lost") for found in relaxed_states(now)):
                     away = jax.tree.map(
@@ -201,6 +197,20 @@ def asynchronous(
         return state._replace(worker_states=_set_row(state.worker_states, *pending)), out
 
     return Asynchronous(init, run)
+
+
+def _squared_norm(tree: Any) -> jax.Array:
+    """Joins a tree to one vector first: a kernel for each small leaf costs more than the pass."""
+    leaves = [jnp.ravel(wide(leaf)) for leaf in jax.tree.leaves(tree)]
+    dtype = functools.reduce(wider, (leaf.dtype for leaf in leaves), jnp.float32)
+    return squared_norm(jnp.concatenate([leaf.astype(dtype) for leaf in leaves]))
+
+
+def _move(away: Any, proposed: Any, update: Any, old: Any, new: Any) -> jax.Array:
+    """Moves x - params on: x by the proposal, a leaf of params by the server's update."""
+    if wide(new).dtype != new.dtype:  # rounded to a narrow dtype: by what it really moved
+        return add(away, proposed) - (wide(new) - wide(old))
+    return away if proposed is update else add(away, add(proposed, -update))
 
 
 def _room(state: EventState) -> tuple[int, int]:

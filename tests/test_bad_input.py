@@ -161,6 +161,15 @@ DELAY = {
         lambda: ej.delay(ej.make_trace([0], delay=[0])), "model is a Trace", "replay(trace)"
     ),
     "a loss for a step": no_type(lambda: ej.simulate(loss, 2), "is no worker step", "worker_step("),
+    "a loss that is no scalar": no_type(
+        lambda: ej.asynchronous(lambda x, b: x, SGD).run(
+            ej.asynchronous(loss, SGD).init(VIEW, 1),
+            ej.make_trace([0], delay=[0]).schedule(),
+            jnp.zeros(1),
+        ),
+        "loss_fn returned shape (3,)",
+        "return a scalar",
+    ),
     "a trace for a schedule": no_type(
         lambda: ej.asynchronous(loss, SGD).run(None, ej.make_trace([0], delay=[0]), None),
         "schedule is a Trace",
