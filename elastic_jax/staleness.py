@@ -128,7 +128,7 @@ def geometric(mean: float, longest: int) -> DelayModel:
             f"mean={mean!r} is out of range; pass a finite number > 0, or use delay(0)"
         )
     weights = (mean / (1 + mean)) ** np.arange(room + 1)
-    return pmf(weights / weights.sum())._replace(name=f"geometric({mean}, {room})")
+    return pmf((weights / weights.sum()).tolist())._replace(name=f"geometric({mean}, {room})")
 
 
 def per_coordinate(longest: int) -> DelayModel:
