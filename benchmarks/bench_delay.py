@@ -2,8 +2,9 @@
 
 The floor of a step on d float32: sgd reads parameters and gradients and writes parameters, 12 d
 bytes; the queue is read and written once, 8 d bytes. Bytes are turned into seconds by in-place
-passes in the same turns, over one row (parameters, gradients) and over a ring of τ + 1 rows in
-turn (the queue), because a long queue lies farther from the processor than a short one.
+passes in the same turns, each over as many bytes as the step touches before it comes back to the
+same ones: four rows for parameters and gradients (they themselves and two slots), all rows for the
+queue. A row alone would stay in the cache, where the step's cannot.
 """
 
 from collections.abc import Iterator
@@ -20,12 +21,12 @@ STEPS = 16  # of one program
 def rows(quick: bool) -> Iterator[Row]:
     for d in (10**5,) if quick else (10**5, 10**6):
         delays = (1, 64) if quick else (1, 4, 16, 64)
-        programs = {"one row": memory_pass(1, d, STEPS)}
+        programs = {"four rows": memory_pass(4, d, STEPS)}
         for tau in delays:
-            programs[f"ring {tau}"] = memory_pass(tau + 1, d, STEPS)
+            programs[f"ring {tau}"] = memory_pass(tau + 3, d, STEPS)
             programs[f"delay {tau}"] = _training(tau, d)
         times = {name: t / STEPS for name, t in in_turns(programs, 15).items()}
-        floors = {tau: 1.5 * times["one row"] + times[f"ring {tau}"] for tau in delays}
+        floors = {tau: 1.5 * times["four rows"] + times[f"ring {tau}"] for tau in delays}
         for tau in delays:
             floor = floors[tau]
             yield compare(

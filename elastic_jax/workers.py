@@ -1,5 +1,6 @@
 """One worker's step, and p of them side by side."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,11 +67,31 @@ def worker_step(
         return WorkerState(params, fold_in_worker(opt_state, worker))
 
     def step(state, batch):
-        out, grads = gradient(state.params, batch)
+        out, grads = gradient(_local(state.params, axis_name), batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return WorkerState(optax.apply_updates(state.params, updates), opt_state), out
 
     return WorkerStep(init, step, axis_name)
+
+
+def _local(params: optax.Params, axis_name: AxisName | None) -> optax.Params:
+    """Makes replicated parameters this worker's own under `jax.shard_map`.
+
+    JAX would return the *sum* over workers as their gradient, and relaxations would hold the wrong
+    mass without a word.
+    """
+    manual = jax.sharding.get_abstract_mesh().manual_axes if axis_name is not None else ()
+
+    def own(leaf, name):
+        try:
+            return jax.lax.pcast(leaf, name, to="varying")
+        except ValueError:  # it is already
+            return leaf
+
+    for name in axis_names(axis_name) if manual else ():
+        if name in manual:
+            params = jax.tree.map(functools.partial(own, name=name), params)
+    return params
 
 
 def fold_in_worker(opt_state: optax.OptState, worker: chex.Numeric) -> optax.OptState:

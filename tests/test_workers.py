@@ -106,3 +106,20 @@ def test_two_relaxations_with_one_seed_draw_apart():
     assert (state[0].sender.worker_key == state[1].sender.worker_key).all()
     state = ej.fold_in_worker(state, 0)
     assert (state[0].sender.worker_key != state[1].sender.worker_key).any()
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_gradients_are_local_under_shard_map(check_vma):
+    """JAX returns the sum over workers as the gradient of replicated parameters; the step not."""
+    mesh = jax.make_mesh((2,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    chain = optax.chain(optax.sgd(1.0), ej.all_mean(AXIS))
+    step = ej.worker_step(lambda params, batch: jnp.sum(params) * batch, chain, AXIS)
+
+    def train(params, batches):
+        state, _ = step.step(step.init(params), batches[0])
+        return state.params
+
+    specs = (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS))
+    run = jax.shard_map(train, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=check_vma)
+    got = jax.jit(run)(jnp.zeros(2), jnp.array([1.0, 3.0]))
+    np.testing.assert_allclose(got, [-2.0, -2.0])  # the mean of gradients 1 and 3
