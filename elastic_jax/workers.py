@@ -80,7 +80,9 @@ def _local(params: optax.Params, axis_name: AxisName | None) -> optax.Params:
     JAX would return the *sum* over workers as their gradient, and relaxations would hold the wrong
     mass without a word.
     """
-    manual = jax.sharding.get_abstract_mesh().manual_axes if axis_name is not None else ()
+    if axis_name is None:
+        return params
+    manual = jax.sharding.get_abstract_mesh().manual_axes
 
     def own(leaf, name):
         try:
@@ -88,7 +90,7 @@ def _local(params: optax.Params, axis_name: AxisName | None) -> optax.Params:
         except ValueError:  # it is already
             return leaf
 
-    for name in axis_names(axis_name) if manual else ():
+    for name in axis_names(axis_name):
         if name in manual:
             params = jax.tree.map(functools.partial(own, name=name), params)
     return params
