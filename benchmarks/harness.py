@@ -115,3 +115,20 @@ def memory_pass(rows: int, d: int, steps: int) -> Program:
         return (at + 1) % rows, ring
 
     return donated(scanned(step, steps), (jnp.int32(0), jnp.ones((rows, d), jnp.float32)))
+
+
+def copy_pass(rows: int, d: int, steps: int) -> Program:
+    """Copies a row of float32 to another, as STREAM does: 8 d bytes read and written a step.
+
+    The rows read and those written come to `rows` in all, and are gone through in turn. This is
+    slower than a pass in place: a cache line is fetched before it is written over.
+    """
+
+    def step(state, source):
+        at, copy = state
+        row = jax.lax.dynamic_index_in_dim(source, at % len(source), keepdims=False)
+        copy = jax.lax.dynamic_update_index_in_dim(copy, row * 0.999, at % len(copy), 0)
+        return at + 1, copy
+
+    source, copy = (jnp.ones((n, d), jnp.float32) for n in (rows // 2, rows - rows // 2))
+    return donated(scanned(step, steps), (jnp.int32(0), copy), source)
