@@ -108,6 +108,23 @@ def test_two_relaxations_with_one_seed_draw_apart():
     assert (state[0].sender.worker_key != state[1].sender.worker_key).any()
 
 
+def test_gap_where_views_differ():
+    """Delays of each worker's own part the views: the gap is ||x - v||², x the same for all."""
+    chain = optax.chain(optax.sgd(ALPHA), ej.all_mean(AXIS), ej.delay(ej.uniform(0, 4)))
+    run = ej.simulate(ej.worker_step(loss, chain, AXIS), 3)
+    noise = jax.random.normal(jax.random.key(1), (STEPS, 3, D))
+    state, _ = jax.lax.scan(run.step, run.init(jnp.ones(D)), noise)
+
+    def one(state):
+        x = ej.virtual_params(state.params, state.opt_state, AXIS)
+        return x, ej.elastic_gap(state.params, state.opt_state, AXIS)
+
+    x, gap = jax.vmap(one, axis_name=AXIS)(state)
+    assert float(jnp.abs(state.params - state.params[:1]).max()) > 0.01
+    np.testing.assert_allclose(x, np.broadcast_to(x[0], (3, D)), atol=1e-6)
+    np.testing.assert_allclose(gap, np.sum((x - state.params) ** 2, axis=1), rtol=1e-4)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_gradients_are_local_under_shard_map(check_vma):
     """JAX returns the sum over workers as the gradient of replicated parameters; the step not."""
