@@ -186,11 +186,10 @@ def tree_total(tree: Any) -> chex.Array:
 
 def _refuse_moved_views(params: optax.Params, opt_state: optax.OptState) -> None:
     """Refuses optimizers under which the parameters are not the view."""
-    found = [w for relaxed in relaxed_states(opt_state) for w in relaxed.wrappers]
     nodes = jax.tree.leaves(
         (params, opt_state), is_leaf=lambda node: type(node).__name__ in _VIEW_IS_ELSEWHERE
     )
-    for name in [*found, *(type(node).__name__ for node in nodes)]:
+    for name in (type(node).__name__ for node in nodes):
         if name in _VIEW_IS_ELSEWHERE:
             raise ValueError(
                 f"opt_state holds a {name}: {_VIEW_IS_ELSEWHERE[name]} differ, so the parameters "

@@ -250,7 +250,7 @@ def _synchronous(loss: Callable[..., Any], workers: int, method: str) -> _Progra
 
     @jax.jit
     def lost(state):
-        each = jax.vmap(ej.lost)(state.opt_state.inner, state.params)
+        each = jax.vmap(ej.lost)(state.opt_state, state.params)
         return optax.tree.norm(jax.tree.map(lambda leaf: leaf.mean(0), each))
 
     return _Program(
