@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterable, Iterator
 
-from theory import constants, convergence
+from theory import constants, convex, nonconvex
 from theory.certificate import Claim, NotProvedError
 from theory.induction import Proof
 
 
 def proofs() -> tuple[Proof, ...]:
     """Return every proof of this package, each after those it uses."""
-    return (*convergence.proofs(), *constants.proofs())
+    return (*nonconvex.proofs(), *convex.proofs(), *constants.proofs())
 
 
 def prove(chain: Iterable[Proof] | None = None) -> Iterator[tuple[Claim, float]]:

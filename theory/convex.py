@@ -1,23 +1,35 @@
-"""Convergence of SGD at elastic views: one step certified, then telescoped or unrolled.
+"""Convergence of SGD at elastic views for convex f: S (strongly convex), C (convex).
 
-p workers; worker i reads a view v_i = x − e_i of the global iterate x, and
-
-    x⁺ = x − α mean_i (g_i + ξ_i) ,    g_i = ∇f(v_i) ,
-
-with unbiased noise ξ_i of variance at most σ², independent across workers and of the views. The
-views are elastic: E‖e‖² ≤ α²B², mean over workers (Nadiradze et al., "Elastic Consistency", AAAI
-2021, arXiv 2001.05918). Single steps are p = 1. The schedule of delays, losses and crashes is
-assumed independent of the noise. x* minimises f; z = x − x*, w = v − x*, a = ∇f(x).
+One step is certified, then unrolled or telescoped; the assumptions are those of `theory.sgd`.
 """
 
 import sympy as sp
 
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.gram import entry, inner, mean, noise, norm2, per_worker, vector
+from theory.gram import inner, mean, norm2
 from theory.induction import SO_FAR, Induction, Proof
+from theory.sgd import (
+    CONVEX,
+    DISTANCE_AT_T,
+    ELASTIC,
+    HALF_STEP,
+    MOVE,
+    ONE,
+    QUIET,
+    SECANT,
+    SPREAD,
+    STEP,
+    STRICT_STEP,
+    STRICTLY_CURVED,
+    XI,
+    E,
+    G,
+    W,
+    Z,
+    unroll,
+)
 from theory.symbols import (
     B,
-    Delta,
     L,
     T,
     alpha,
@@ -27,153 +39,15 @@ from theory.symbols import (
     dist_next,
     dist_T,
     dist_T1,
-    f_0,
-    f_next,
     f_star,
-    f_T,
-    f_T1,
     f_v,
-    f_x,
-    grad_sum,
-    grad_T,
     log_T,
     p,
-    root_pT,
     sigma,
     steps,
     value_sum,
     value_T,
-    variance,
 )
-
-ONE = sp.S.One
-
-STEP = Condition("αL ≤ 1", 1 - alpha * L, alpha, 1 / alpha)
-STRICT_STEP = Condition("αL < 1", 1 - alpha * L, alpha, 1 / alpha, strict=True)
-HALF_STEP = Condition("αL ≤ 1/2", 1 - 2 * alpha * L, alpha, 1 / alpha)
-CURVED = Condition("c ≤ L", L - c, L)
-STRICTLY_CURVED = Condition("c < L", L - c, L, strict=True)
-
-# The vectors. Deviations of the workers are written apart, by `per_worker`.
-A = vector("a")  # ∇f(x)
-Z = vector("z")  # x − x*
-E = per_worker("e")  # x − v
-G = per_worker("g")  # ∇f(v)
-XI = noise("ξ", variance)
-W = Z - E
-SPREAD = G - mean(G, p)  # g_i − mean g
-UPDATE = mean(G + XI, p) * alpha
-
-QUIET = Hypothesis("variance ≤ σ²", sigma**2 - variance)
-ELASTIC = Hypothesis("elastic consistency", alpha**2 * B**2 - norm2(E))
-BELOW = Hypothesis("f ≥ f*", f_T - f_star)
-
-
-# What the steps assume, besides elasticity and noise.
-SMOOTH = Hypothesis("f is L-smooth", f_x - inner(A, UPDATE) + L / 2 * norm2(UPDATE) - f_next)
-LIPSCHITZ = Hypothesis("∇f is L-Lipschitz", L**2 * norm2(E) - norm2(A - G))
-MOVE = Hypothesis("update", norm2(Z - UPDATE) - dist_next)  # or any step that ends nearer to x*
-CONVEX = Hypothesis(
-    "f is convex and L-smooth at v, x*", f_star - f_v + inner(G, W) - norm2(G) / (2 * L)
-)
-SECANT = Hypothesis("f is c-convex and L-smooth at v, x*", inner(G - W * c, W * L - G))
-
-NORM_A, NORM_Z = entry(A, A), entry(Z, Z)
-DISTANCE_AT_T = {NORM_Z: dist_T, dist_next: dist_T1}
-
-
-def nonconvex() -> tuple[Proof, ...]:
-    """N: f smooth, bounded below, αL ≤ 1.
-
-    (1/T)Σ E‖∇f(x_t)‖² ≤ 2Δ/(αT) + L²α²B² + Lασ²/p; at α = √(p/T), T ≥ L²p, this is
-    2Δ/√(pT) + L²B²p/T + Lσ²/√(pT).
-    """
-    drift, noise_term = alpha**3 * L**2 * B**2 / 2, L * alpha**2 * sigma**2 / (2 * p)
-    step = Certificate(
-        Claim(
-            "N.step",
-            "E f(x⁺) ≤ f(x) − (α/2)‖∇f(x)‖² + (α/2)L²α²B² + Lα²σ²/(2p)",
-            f_next - f_x + alpha / 2 * norm2(A),
-            (drift, noise_term),
-            (SMOOTH, LIPSCHITZ, ELASTIC, QUIET),
-            (STEP,),
-        ),
-        {
-            SMOOTH.name: ONE,
-            LIPSCHITZ.name: alpha / 2,
-            ELASTIC.name: alpha / 2 * L**2,
-            QUIET.name: L * alpha**2 / (2 * p),
-        },
-        ((alpha / 2 * (1 - alpha * L), mean(G, p)), (alpha / 2, SPREAD)),
-    )
-    at_T = step.claim.instance({f_x: f_T, f_next: f_T1, NORM_A: grad_T})
-    total = Induction(
-        "N.sum",
-        "(α/2) Σ_{t<T} E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T((α/2)L²α²B² + Lα²σ²/(2p))",
-        lambda t, f, s: (alpha / 2 * s + f - f_0, (t * drift, t * noise_term)),
-        start=(0, f_0, 0),
-        now=(steps, f_T, grad_sum),
-        following=(steps + 1, f_T1, grad_sum + grad_T),
-        start_by=((), {}, ()),
-        step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
-        conditions=(STEP,),
-    )
-    gap = Hypothesis("Δ ≥ f(x_0) − f*", Delta - f_0 + f_star)
-    summed = total.claim.instance({steps: T})
-    rate = Certificate(
-        Claim(
-            "N",
-            "(1/T) Σ E‖∇f(x_t)‖² ≤ 2Δ/(αT) + L²α²B² + Lασ²/p",
-            grad_sum / T,
-            (2 * Delta / (alpha * T), L**2 * alpha**2 * B**2, L * alpha * sigma**2 / p),
-            (summed, BELOW, gap),
-            (STEP,),
-        ),
-        {name: 2 / (alpha * T) for name in (summed.name, BELOW.name, gap.name)},
-    )
-    root = ((root_pT, root_pT**2 - p * T),)
-    long = Hypothesis("T ≥ L²p", T - L**2 * p)
-    horizon = Certificate(
-        Claim("N.horizon", "T ≥ L²p ⇒ √(pT) ≥ Lp", L * p, (root_pT,), (long,), relations=root),
-        {long.name: p / (root_pT + L * p)},
-    )
-    tuned = rate.claim.instance({alpha: p / root_pT})
-    textbook = Certificate(
-        Claim(
-            "N.tuned",
-            "α = √(p/T): (1/T) Σ E‖∇f(x_t)‖² ≤ 2Δ/√(pT) + L²B²p/T + Lσ²/√(pT)",
-            grad_sum / T,
-            (2 * Delta / root_pT, L**2 * B**2 * p / T, L * sigma**2 / root_pT),
-            (tuned,),
-            (Condition("√(pT) ≥ Lp", root_pT - L * p, root_pT),),
-            root,
-        ),
-        {tuned.name: ONE},
-    )
-    return (step, total, rate, horizon, textbook)
-
-
-def _unrolled(
-    name: str,
-    text: str,
-    step: Hypothesis,
-    floor: tuple[sp.Expr, ...],
-    states: tuple[sp.Expr, sp.Expr, sp.Expr],
-    conditions: tuple[Condition, ...],
-) -> Induction:
-    """Unroll u⁺ ≤ (1 − αc)u + αc·floor to u_T ≤ q u_0 + (1 − q)floor, q = (1 − αc)^T."""
-    first, now, following = states
-    return Induction(
-        name,
-        text,
-        lambda u, q: (u, (q * first, *((1 - q) * term for term in floor))),
-        start=(first, ONE),
-        now=(now, decay),
-        following=(following, (1 - alpha * c) * decay),
-        start_by=((), {}, ()),
-        step_by=((step,), {step.name: ONE, SO_FAR: 1 - alpha * c}, ()),
-        conditions=conditions,
-    )
 
 
 def _distance_claim(
@@ -256,7 +130,7 @@ def strongly_convex() -> tuple[Proof, ...]:
         ),
         {},
     )
-    unrolled = _unrolled(
+    unrolled = unroll(
         "S",
         "E‖z_T‖² ≤ (1 − αc)^T ‖z_0‖² + (1 − (1 − αc)^T)(ασ²/(cp) + Kα²B²/c)",
         step.claim.instance(DISTANCE_AT_T),
@@ -363,39 +237,6 @@ def convex() -> tuple[Proof, ...]:
     return (step, total, rate)
 
 
-def polyak_lojasiewicz() -> tuple[Proof, ...]:
-    """P: f L-smooth with ‖∇f‖² ≥ 2c(f − f*), αL ≤ 1.
-
-    E f(x⁺) − f* ≤ (1 − αc)(f(x) − f*) + (α/2)L²α²B² + Lα²σ²/(2p).
-    """
-    descent = nonconvex()[0].claim.instance()
-    dominated = Hypothesis("‖∇f(x)‖² ≥ 2c(f(x) − f*)", norm2(A) - 2 * c * (f_x - f_star))
-    step = Certificate(
-        Claim(
-            "P.step",
-            "E f(x⁺) − f* ≤ (1 − αc)(f(x) − f*) + (α/2)L²α²B² + Lα²σ²/(2p)",
-            f_next - f_star,
-            (
-                (1 - alpha * c) * (f_x - f_star),
-                alpha**3 * L**2 * B**2 / 2,
-                L * alpha**2 * sigma**2 / (2 * p),
-            ),
-            (descent, dominated),
-            (STEP,),
-        ),
-        {descent.name: ONE, dominated.name: alpha / 2},
-    )
-    unrolled = _unrolled(
-        "P",
-        "E f(x_T) − f* ≤ (1 − αc)^T (f(x_0) − f*) + (1 − (1 − αc)^T)(L²α²B² + Lασ²/p)/(2c)",
-        step.claim.instance({f_x: f_T, f_next: f_T1}),
-        (L**2 * alpha**2 * B**2 / (2 * c), L * alpha * sigma**2 / (2 * c * p)),
-        (f_0 - f_star, f_T - f_star, f_T1 - f_star),
-        (CURVED, STEP),
-    )
-    return (step, unrolled)
-
-
 def proofs() -> tuple[Proof, ...]:
     """Return all proofs of this module, each after those it uses."""
-    return (*nonconvex(), *strongly_convex(), *convex(), *polyak_lojasiewicz())
+    return (*strongly_convex(), *convex())
