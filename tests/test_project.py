@@ -14,7 +14,7 @@ import elastic_jax
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "elastic_jax": {"jax", "optax", "chex", "numpy", "elastic_jax"},
-    "theory": {"sympy", "theory"},
+    "theory": {"sympy", "numpy", "theory"},
 }
 
 

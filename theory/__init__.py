@@ -1,8 +1,9 @@
 """Convergence bounds and elastic constants, proved by exact algebra.
 
-`theory.certificate` and `theory.induction` check proofs; `theory.convergence` and
-`theory.constants` hold them; `theory.catalogue` lists and checks them all, as `python -m theory`
-does. sympy is imported on first use, JAX never.
+The checker is `certificate`, `gram`, `induction` and `roots`; the mathematics, a module a subject,
+is `claims`; `catalogue` lists and checks it all, as `python -m theory` does. What is proved can be
+asked for numbers: `bounds()` by name, `Chain` for a system of one's own. sympy is imported on first
+use, JAX never.
 
 Example:
     >>> import theory
@@ -16,7 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from theory.catalogue import proofs, prove
+    from theory.bound import Bound
+    from theory.catalogue import bounds, proofs, prove
     from theory.certificate import (
         Certificate,
         Claim,
@@ -25,23 +27,47 @@ if TYPE_CHECKING:
         NotProvedError,
         Region,
     )
+    from theory.chain import Chain
     from theory.induction import Induction
+    from theory.minimum import Minimum
+    from theory.parts import (
+        contraction,
+        delay,
+        feedback,
+        inconsistent,
+        resend,
+        top_k_feedback,
+        unbiased,
+    )
 
 __all__ = [
+    "Bound",
     "Certificate",
+    "Chain",
     "Claim",
     "Condition",
     "Hypothesis",
     "Induction",
+    "Minimum",
     "NotProvedError",
     "Region",
+    "bounds",
+    "contraction",
+    "delay",
+    "feedback",
+    "inconsistent",
     "proofs",
     "prove",
+    "resend",
+    "top_k_feedback",
+    "unbiased",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'theory' has no attribute {name!r}")
-    homes = {"proofs": "catalogue", "prove": "catalogue", "Induction": "induction"}
-    return getattr(import_module(f"theory.{homes.get(name, 'certificate')}"), name)
+    for home in ("certificate", "induction", "bound", "minimum", "catalogue", "chain", "parts"):
+        if hasattr(module := import_module(f"theory.{home}"), name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'theory' has no attribute {name!r}")

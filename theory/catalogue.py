@@ -1,16 +1,96 @@
-"""The catalogue: every claim with its proof, each after those on which it rests."""
+"""The catalogue: every claim with its proof, each after those on which it rests; every bound."""
 
 import time
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from functools import cache
 
-from theory import constants, convex, nonconvex
+from theory.bound import Bound
 from theory.certificate import Claim, NotProvedError
+from theory.claims import (
+    affordable,
+    averaging,
+    classic,
+    communication,
+    composition,
+    compression,
+    constants,
+    convex,
+    feedback,
+    horizons,
+    longest_steps,
+    missed,
+    nonconvex,
+    oblivious,
+    participation,
+    random_delays,
+    reordering,
+    stability,
+    step_sizes,
+    systems,
+    topk,
+    tuning,
+)
 from theory.induction import Proof
 
+MODULES = (
+    nonconvex,
+    convex,
+    classic,
+    participation,
+    constants,
+    systems,
+    averaging,
+    communication,
+    composition,
+    reordering,
+    missed,
+    oblivious,
+    feedback,
+    random_delays,
+    longest_steps,
+    tuning,
+    step_sizes,
+    horizons,
+    affordable,
+    compression,
+    topk,
+    stability,
+)
+"""The modules of claims; each has `proofs()` and `bounds()`, and uses earlier ones only."""
 
+
+@cache
 def proofs() -> tuple[Proof, ...]:
     """Return every proof of this package, each after those it uses."""
-    return (*nonconvex.proofs(), *convex.proofs(), *constants.proofs())
+    return tuple(proof for module in MODULES for proof in module.proofs())
+
+
+class Bounds(dict[str, Bound]):
+    """Bounds by name; an unknown name is refused with the nearest ones."""
+
+    def __missing__(self, name: str) -> Bound:
+        """Raise a KeyError that helps."""
+        near = get_close_matches(name, self, 3, 0.4) or sorted(self)
+        raise KeyError(f"no bound is named {name!r}; near it: {', '.join(near)}")
+
+
+@cache
+def bounds() -> Bounds:
+    """Return every bound of this package, by name.
+
+    Example:
+        >>> bounds()["window"].expr
+        M*n*w
+        >>> bounds()["windw"]
+        Traceback (most recent call last):
+        KeyError: "no bound is named 'windw'; near it: window, ..."
+    """
+    listed = [bound for module in MODULES for bound in module.bounds()]
+    named = Bounds((bound.name, bound) for bound in listed)
+    if len(named) < len(listed):
+        raise ValueError("two bounds have one name")
+    return named
 
 
 def prove(chain: Iterable[Proof] | None = None) -> Iterator[tuple[Claim, float]]:
@@ -28,7 +108,7 @@ def prove(chain: Iterable[Proof] | None = None) -> Iterator[tuple[Claim, float]]
     Example:
         >>> claim, seconds = next(prove(constants.window()))
         >>> claim.name, claim.assumptions
-        ('window', ('|held part of an update| ≤ αMw',))
+        ('window', ('given the schedule, |held part of an update| ≤ αMw',))
     """
     proved: list[Claim] = []
     for proof in proofs() if chain is None else chain:

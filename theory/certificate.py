@@ -108,6 +108,7 @@ class Claim:
             condition may be stated in parameters that an earlier one bounds.
         relations: (symbol, polynomial) pairs; the polynomial is zero, and monic in the symbol.
         equality: whether the two sides are equal; then there are no hypotheses.
+        remark: what the reader should know besides, such as "refutes: ..." or "corrects: ...".
     """
 
     name: str
@@ -118,6 +119,7 @@ class Claim:
     conditions: tuple[Condition, ...] = ()
     relations: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
     equality: bool = False
+    remark: str = ""
 
     @property
     def expr(self) -> sp.Expr:

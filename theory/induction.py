@@ -50,6 +50,7 @@ class Induction:
         step_by: the same for a step; SO_FAR names the claim itself, before the step.
         conditions: as in `Claim`.
         relations: as in `Claim`.
+        remark: as in `Claim`.
     """
 
     name: str
@@ -62,11 +63,20 @@ class Induction:
     step_by: Argument
     conditions: tuple[Condition, ...] = ()
     relations: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
+    remark: str = ""
 
     def _claim(self, suffix: str, state: tuple[Any, ...], *hypotheses: Hypothesis) -> Claim:
         lhs, rhs = self.state(*state)
-        name = self.name + suffix
-        return Claim(name, self.text, lhs, rhs, hypotheses, self.conditions, self.relations)
+        return Claim(
+            self.name + suffix,
+            self.text,
+            lhs,
+            rhs,
+            hypotheses,
+            self.conditions,
+            self.relations,
+            remark=self.remark,
+        )
 
     @property
     def claim(self) -> Claim:

@@ -47,11 +47,11 @@ M = _positive("M", "second moment: E‖G̃‖² ≤ M²")
 
 # The relaxations.
 tau = _nonnegative("τ", "delay: a view lacks at most the last τ updates")
-q = _nonnegative("q", "probability that a link drops a message, which is then sent again")
-crashed = _nonnegative("f", "number of workers that crash")
-missing = _nonnegative("m", "number of workers whose gradients are missing")
+q = _positive("q", "probability that a link drops a message, which is then sent again")
+crashed = _positive("f", "number of workers that crash")
+missing = _positive("m", "number of workers whose gradients are missing")
 H_local = _positive("H", "local steps between two averagings")
-b = _nonnegative("b", "norm-bounded scheduler: the fraction of the mass that may still be missing")
+b = _positive("b", "norm-bounded scheduler: the fraction of the mass that may still be missing")
 omega = _nonnegative("ω", "variance of an unbiased compressor: E‖C(y) − y‖² ≤ ω‖y‖²")
 d = _positive("d", "number of parameters")
 k = _positive("k", "number of entries that are sent")
@@ -79,6 +79,26 @@ dist_T1 = _nonnegative("Z_T+1", "E‖x − x*‖² after one step more")
 decay = _nonnegative("r^T", "a T-th power: (1 − αc)^T, or ρ^T")
 log_T = _positive("ln(T)", "logarithm of the number of steps, T > 1")
 root_pT = _positive("√(pT)", "positive root of r² = pT")
+root_T = _positive("√T", "positive root of r² = T")
+decay_half = _nonnegative("r_½^T", "(1 − αc/2)^T")
+
+# Partial participation.
+active = _positive("η", "share of the workers that take part: |I|/p, or P(i ∈ I)")
+active_min = _positive("η_min", "smallest share of the workers that takes part in a step")
+active_sum = _nonnegative("Ση", "sum of |I|/p over the steps so far")
+active_grad_sum = _nonnegative("ΣηA", "sum of (|I|/p)·E‖∇f(x)‖² over the steps so far")
+
+# Step sizes and horizons.
+best = _positive("α*", "the step size that minimises a bound")
+start_cost = _nonnegative("D", "coefficient of 1/α, or of (1 − αc)^T, in a bound")
+noise_cost = _nonnegative("S", "coefficient of α in a bound")
+drift_cost = _nonnegative("C", "coefficient of α² in a bound")
+decay_best = _nonnegative("r*^(T−1)", "(1 − α*c)^(T−1)")
+noisy = _positive("σ₊", "the noise σ where it is not zero")
+noise_held = _positive("n₁", "weight of the noise that is held: 2L²α²σ²n₁ in a bound")
+least = _positive("Y", "T ≥ Y ln T is asked for")
+log_least = _symbol("ln(2Y)", "logarithm of 2Y")
+shrink = _positive("x", "step size, as a fraction of exact SGD's best")
 
 # Held mass.
 gamma = _positive("γ", "contraction of a compressor: E‖C(y) − y‖² ≤ γ‖y‖²")
@@ -92,3 +112,90 @@ prob = _positive("P", "probability that a given update is held")
 prob_sum = _positive("ΣP", "sum of the probabilities of the updates held: Eτ")
 fate_var = _nonnegative("‖rest‖²", "E‖h − E[h | content]‖²")
 prob_var = _nonnegative("ΣP(1−P)", "sum of the variances of these fates")
+mass = _symbol("E‖h‖²", "second moment of held mass, mean over schedules")
+square_sum = _symbol("Σ‖u‖²", "sum of the held updates' second moments")
+square_links = _nonnegative("E[(ΣN)²]", "second moment of the number held on all links to a worker")
+worst = _symbol("max‖h‖²", "the largest E‖h_i‖² of all workers i")
+noise_sum = _nonnegative("ΣV", "sum of the missing workers' noise variances")
+code_var = _nonnegative("V_C", "E‖C(G̃) − G̃‖² of an unbiased compressor")
+
+# Chains of relaxations.
+B1 = _positive("B₁", "elastic constant of the first relaxation of a chain, for every view")
+B2 = _positive("B₂", "elastic constant of the second relaxation of a chain on its own")
+along = _symbol("h·y", "⟨h, y⟩ for the held mass h and the unit vector y along it")
+let_by = _nonnegative("‖Ky‖²", "the part of y on the entries of a message that are not held")
+let_next = _nonnegative("‖K⁺y‖²", "the same, of the message before it")
+root_mask = _positive("√(M²+2B₁²)", "positive root of r² = M² + 2B₁²")
+root_omega = _positive("√(1+ω)", "positive root of r² = 1 + ω")
+total_prob = _nonnegative("ΣP(N)", "probability of the values of N so far")
+holes = _nonnegative("#holes", "runs of messages that are let through while older ones are held")
+hole_cost = _nonnegative("X", "at least 2B₁ − M, and at least 0")
+
+# Compression without feedback.
+sigma_k = _nonnegative("σ_k", "noise that is sent: E‖top_k(ξ)‖² ≤ σ_k²")
+kept_T = _nonnegative("π_T", "Σ_j π_j E(∂_j f)² at the next step, π_j = P(j ∈ top_k(ξ))")
+kept_sum = _nonnegative("Σπ", "sum of Σ_j π_j E(∂_j f)² over the steps so far")
+sent_T = _nonnegative("S_T", "E‖∇f on the entries sent‖² at the next step")
+sent_sum = _nonnegative("ΣS", "sum of E‖∇f on the entries sent‖² over the steps so far")
+top_squares = _nonnegative("Σ_top", "sum of the k largest squared entries")
+rest_squares = _nonnegative("Σ_rest", "sum of the other squared entries")
+kth_square = _nonnegative("θ", "the k-th largest squared entry")
+excess = _nonnegative("u", "excess weight of what is left out: bounds hold for any that is chosen")
+root_p = _positive("√p", "positive root of r² = p")
+noise_size = _positive("s", "absolute value of an entry of the noise")
+grad_size = _positive("g", "absolute value of an entry of the gradient")
+
+# Views that miss gradients, without a bound of the second moment.
+longest = _nonnegative("τ_max", "a gradient is missing from at most so many views")
+young = _positive("y", "head start: bounds weigh y + n held updates, for any y that is chosen")
+ratio = _positive("r", "αLτ: the step size as a fraction of 1/(Lτ)")
+harmonic = _nonnegative("Σ1/(y+j)", "sum of 1/(y + j) over j = 1, …, number of updates held")
+window_sum = _symbol("G_held", "sum of E‖∇f(v)‖² over the updates that a view misses")
+weighted_sum = _symbol("ΣP_n n G_held", "G_held of N = n, weighted by P_n n")
+memory = _positive("μ", "share of a residual's square that bounds keep, for any γ < μ < 1")
+gap_T = _nonnegative("E_T", "E‖x − v‖² at the next step, mean over workers")
+gap_sum = _nonnegative("ΣE", "sum of E‖x − v‖² over the steps so far, mean over workers")
+view_mean_T = _nonnegative("Ḡ_T", "E‖mean_i ∇f(v_i)‖² at the next step")
+view_spread_T = _nonnegative("G~_T", "mean_i E‖∇f(v_i)‖² at the next step, less Ḡ_T")
+view_sum = _nonnegative("ΣG", "sum of E‖∇f(v)‖² over the steps so far, mean over workers")
+visits = _nonnegative("U_T", "sum of E‖∇f(v)‖² times the views that may yet miss that gradient")
+visits_next = _nonnegative("U_T+1", "the same, after one step more")
+residual_T = _nonnegative("H_T", "mean_i E‖h_i‖² of the workers' residuals h_i")
+residual_T1 = _nonnegative("H_T+1", "the same, after one step more")
+residual_view = _nonnegative("R_T", "E‖mean_i h_i‖² of the residuals that the next view misses")
+residual_sum = _nonnegative("ΣR", "sum of E‖mean_i h_i‖² over the views so far")
+backlog = _nonnegative("K_T", "sum of mean_i E‖h_i‖² over residuals that no view missed yet")
+backlog_next = _nonnegative("K_T+1", "the same, after one step more")
+prob_N = _nonnegative("P_n", "probability that a view misses the last N = n updates")
+gap_N = _nonnegative("E_n", "E‖x − v‖² if N = n")
+mean_N = _nonnegative("EN", "mean of N")
+square_N = _nonnegative("EN²", "mean of N²")
+root_N = _positive("√EN²", "positive root of r² = E[N²]")
+weight_N = _nonnegative("ΣE[N1(N≥j)]", "sum over j of E[N if N ≥ j, else 0]")
+grad_weight = _positive("n₂", "ΣE‖x − v‖² ≤ α²(n₂ΣE‖∇f(v)‖² + …)")
+root_weight = _positive("√(1+4n₂)", "positive root of r² = 1 + 4n₂")
+root_2 = _positive("√2", "positive root of r² = 2")
+
+DEFINITIONS: dict[sp.Symbol, sp.Expr] = {
+    root_gamma: sp.sqrt(gamma),
+    root_pT: sp.sqrt(p * T),
+    root_p: sp.sqrt(p),
+    root_T: sp.sqrt(T),
+    log_T: sp.log(T),
+    root_N: sp.sqrt(square_N),
+    root_omega: sp.sqrt(1 + omega),
+    root_mask: sp.sqrt(M**2 + 2 * B1**2),
+    root_2: sp.sqrt(2),
+}
+"""What the proofs' abbreviations stand for, in the parameters that a user knows."""
+
+
+def used(*exprs: sp.Basic) -> tuple[sp.Symbol, ...]:
+    """Return the symbols of expressions, by name.
+
+    Example:
+        >>> used(L * alpha, c)
+        (L, c, α)
+    """
+    found = set().union(*(expr.free_symbols for expr in exprs))
+    return tuple(sorted((s for s in found if isinstance(s, sp.Symbol)), key=str))

@@ -1,4 +1,4 @@
-"""Examples of the elastic constants: held mass in plain numpy, by definition."""
+"""Examples of the lemmas of the elastic constants: held mass in plain numpy, by definition."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def held_by_chance(rng: np.random.Generator) -> Values:
     number = fates.sum(1)
     values = gram({"E[h|content]": expected, "u": updates[k]}, {}) | {
         "α": alpha, "M": M, "P": P[k], "ΣP": P[:k].sum(), "ΣP(1−P)": (P * (1 - P))[:k].sum(),
-        "‖rest‖²": rest,
+        "‖rest‖²": rest, "n": k,
     }  # fmt: skip
     # Directly: ‖h‖² ≤ α²M² E N².
     assert chance @ (held**2).sum(1) <= (alpha * M) ** 2 * (chance @ number**2) * (1 + 1e-9)
@@ -45,26 +45,41 @@ def held_by_contraction(rng: np.random.Generator) -> Values:
     return known
 
 
-def held_by_top_k(rng: np.random.Generator) -> Values:
-    """Top-k with error feedback; γ = 1 − k/d, which equal magnitudes attain."""
-    d, k, T, alpha = 6, int(rng.integers(1, 6)), int(rng.integers(1, 60)), rng.uniform(0.1, 1)
-    updates = np.ones((T, d)) if rng.random() < 0.5 else rng.normal(size=(T, d))
-    h = following = np.zeros(d)
-    for update in updates:
-        h = following
-        following = h + update
-        following = np.where(np.argsort(np.argsort(-abs(following))) < k, 0.0, following)
-    M = np.linalg.norm(updates, axis=1).max() / alpha
-    gamma = 1 - k / d
-    common = {"h": h, "u": updates[-1], "h⁺": following}
-    return gram(common, {}) | {"α": alpha, "M": M, "γ": gamma, "√γ": np.sqrt(gamma)}
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Vectors of length 1: in all directions, or nearly in one."""
+    vectors = rng.normal(size=shape) + rng.choice([0, 5])
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def sums(rng: np.random.Generator) -> Values:
+    k = int(rng.integers(1, 6))
+    updates = rng.normal(size=(k + 1, 3)) + rng.choice([0, 5])
+    squares = (updates[:k] ** 2).sum()
+    return gram({"h": updates[:k].sum(0), "u": updates[k]}, {}) | {"n": k, "Σ‖u‖²": squares}
+
+
+def oblivious(rng: np.random.Generator) -> Values:
+    """Random schedules, each of which holds some of the updates; and one schedule more."""
+    alpha, M, w, d = rng.uniform(0.1, 1), rng.uniform(0.5, 2), rng.uniform(0.1, 1), 3
+    chance = rng.dirichlet(np.ones(5))
+    total = second = 0.0
+    count, h = 0, np.zeros(d)
+    for i, P in enumerate(chance):
+        count = int(rng.integers(1 if i == 4 else 0, 5))
+        # What is held may depend on the schedule, as long as it is bounded given the schedule.
+        h = (unit(rng, count, d) * alpha * M * w).sum(0)
+        if i < 4:
+            total, second = total + P * h @ h, second + P * count**2
+    return {
+        "E‖h‖²": float(total), "EN²": second, "P": chance[4], "n": count, "⟨h,h⟩": float(h @ h),
+        "α": alpha, "M": M, "w": w,
+    }  # fmt: skip
 
 
 EXAMPLES = {
     r"window": held_window,
+    r"oblivious": oblivious,
+    r"sums": sums,
     r"fates.*": held_by_chance,
     r"contraction.*": held_by_contraction,
-    r"feedback(\.classic)?": held_by_top_k,
-    r"feedback\.order": lambda rng: {"√γ": rng.uniform(0, 0.999)},
-    r"feedback\.equal": lambda rng: {"√γ": (np.sqrt(5) - 1) / 2},
 }

@@ -7,13 +7,19 @@ import numpy as np
 from evaluation import Values, gram
 
 
-def one_step(rng: np.random.Generator, flat: bool = False, bumpy: bool = False) -> Values:
-    """A step of p workers on a quadratic (c = L if flat), or on a non-convex f."""
-    d, p = 4, int(rng.integers(1, 4))
+def one_step(
+    rng: np.random.Generator,
+    flat: bool = False,
+    bumpy: bool = False,
+    workers: int = 0,
+    longest: float = 1,
+) -> Values:
+    """A step of p workers on a quadratic (c = L if flat), or on a non-convex f; αL ≤ longest."""
+    d, p = 4, workers or int(rng.integers(1, 4))
     L = rng.uniform(0.5, 2)
     c = L if flat else L * rng.uniform(0.01, 0.9)
     curvature = np.array([c, L, *rng.uniform(c, L, size=d - 2)])
-    alpha = rng.uniform(0.05, 1) / L
+    alpha = rng.uniform(0.05, 1) * longest / L
     star = 0 * curvature if bumpy else rng.normal(size=d)
     z, e = rng.normal(size=d), rng.normal(size=(p, d)) * rng.choice([0.1, 1, 3])
     if not bumpy and p == 1:  # the worst case of the sharp bound: curvature L, z along e
@@ -42,24 +48,41 @@ def one_step(rng: np.random.Generator, flat: bool = False, bumpy: bool = False) 
     }  # fmt: skip
 
 
-def a_run(rng: np.random.Generator, step: str = "") -> Values:
+def step_size(rng: np.random.Generator, step: str, p: int, T: int, L: float, c: float) -> float:
+    return {
+        "": rng.uniform(0.05, 1) / L,
+        "root": np.sqrt(p / T),
+        "log": np.log(T) / (c * T),
+        "two logs": 2 * np.log(T) / (c * T),
+        "sixth": rng.uniform(0.05, 1) / (6 * L),
+        "curved sixth": rng.uniform(0.05, 1) * c / (6 * L**2),
+    }[step]
+
+
+def a_run(
+    rng: np.random.Generator,
+    step: str = "",
+    workers: int = 0,
+    lengths: tuple[int, int] = (2, 30),
+    smoothness: tuple[float, float] = (0.5, 2),
+    convexity: tuple[float, float] = (0.05, 0.9),
+    spread: float = 2,
+    noise: float = 1,
+    elastic: float = 1,
+) -> Values:
     """A run of T steps and one more on a diagonal quadratic, in exact second moments.
 
     Views err by a random factor of each coordinate, e = κz, so E z_j² obeys a scalar recursion.
     """
-    d, p, T = 3, int(rng.integers(1, 5)), int(rng.integers(2, 30))
-    L = rng.uniform(0.5, 2)
-    c = L * rng.uniform(0.05, 0.9)
-    alpha = {
-        "root": np.sqrt(p / T),
-        "log": np.log(T) / (c * T),
-        "": rng.uniform(0.05, 1) / L,
-    }[step]
+    d, p, T = 3, workers or int(rng.integers(1, 5)), int(rng.integers(*lengths))
+    L = rng.uniform(*smoothness)
+    c = L * rng.uniform(*convexity)
+    alpha = step_size(rng, step, p, T, L, c)
     curvature = np.array([c, L, rng.uniform(c, L)])
-    sigma, square = rng.uniform(0, 1), rng.uniform(0, 2, size=d)
+    sigma, square = noise * rng.uniform(0, 1), rng.uniform(0, spread, size=d)
     first, sums, rows = square, Counter[str](), []
     for _ in range(T + 1):
-        kappa = rng.uniform(-1, 1, size=(p, d)) * rng.choice([0.1, 1])
+        kappa = elastic * rng.uniform(-1, 1, size=(p, d)) * rng.choice([0.1, 1])
         row = {
             "A": (curvature**2 * square).sum(),
             "f": (curvature / 2 * square).sum(),
@@ -80,7 +103,7 @@ def a_run(rng: np.random.Generator, step: str = "") -> Values:
         "f_T": now["f"], "f_T+1": (curvature / 2 * square).sum(), "A_T": now["A"],
         "ΣA": sums["A"], "Σf(v)": sums["f(v)"], "f(v_T)": now["f(v)"], "Z_T": now["Z"],
         "Z_T+1": square.sum(), "r^T": (1 - alpha * c) ** T, "√(pT)": np.sqrt(p * T),
-        "ln(T)": np.log(T),
+        "√T": np.sqrt(T), "r_½^T": (1 - alpha * c / 2) ** T, "ln(T)": np.log(T),
     }  # fmt: skip
 
 
@@ -91,4 +114,6 @@ EXAMPLES = {
     r"S\.ball": lambda rng: one_step(rng, flat=True),
     r"S\.(step|constant|weak|attained)|C\.step|P\.step": one_step,
     r"S\.tuned": lambda rng: a_run(rng, "log"),
+    r"S\.ball\.run": lambda rng: a_run(rng, convexity=(1, 1)),
+    r"S\.ball\.tuned": lambda rng: a_run(rng, "log", convexity=(1, 1)),
 }

@@ -1,14 +1,13 @@
 """Convergence of SGD at elastic views for convex f: S (strongly convex), C (convex).
 
-One step is certified, then unrolled or telescoped; the assumptions are those of `theory.sgd`.
+One step is certified, then unrolled or telescoped; the assumptions are those of `sgd`.
 """
 
 import sympy as sp
 
+from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.gram import inner, mean, norm2
-from theory.induction import SO_FAR, Induction, Proof
-from theory.sgd import (
+from theory.claims.sgd import (
     CONVEX,
     DISTANCE_AT_T,
     ELASTIC,
@@ -28,6 +27,8 @@ from theory.sgd import (
     Z,
     unroll,
 )
+from theory.gram import inner, mean, norm2
+from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B,
     L,
@@ -48,6 +49,8 @@ from theory.symbols import (
     value_sum,
     value_T,
 )
+
+SHORT = Condition("αc ≤ 1", 1 - alpha * c, alpha, 1 / alpha)
 
 
 def _distance_claim(
@@ -106,7 +109,7 @@ def strongly_convex() -> tuple[Proof, ...]:
             1 - alpha * c,
             c,
             (round_move,),
-            (Condition("αc ≤ 1", 1 - alpha * c, alpha, 1 / alpha),),
+            (SHORT,),
         ),
         {round_move.name: ONE, ELASTIC.name: alpha * c, QUIET.name: alpha**2 / p},
         ((alpha * c * (1 - alpha * c), mean(W, p)), (alpha * c, E - mean(E, p))),
@@ -159,6 +162,27 @@ def strongly_convex() -> tuple[Proof, ...]:
         {at_log.name: ONE, power.name: dist_0},
         ((decay * floor, ONE), ((L - K_a) * a**2 * B**2 / c, ONE)),
     )
+    equal_run = unroll(
+        "S.ball.run",
+        "L = c: E‖z_T‖² ≤ (1 − αc)^T ‖z_0‖² + (1 − (1 − αc)^T)(ασ²/(cp) + α²B²)",
+        equal.claim.instance(DISTANCE_AT_T),
+        (alpha * sigma**2 / (c * p), alpha**2 * B**2),
+        (dist_0, dist_T, dist_T1),
+        (SHORT,),
+    )
+    equal_at_log = equal_run.claim.instance({alpha: a})
+    equal_tuned = Certificate(
+        Claim(
+            "S.ball.tuned",
+            "L = c, α = ln T/(cT): E‖z_T‖² ≤ ‖z_0‖²/T + σ² ln T/(c²pT) + B² ln²T/(c²T²)",
+            dist_T,
+            (dist_0 / T, sigma**2 * log_T / (c**2 * p * T), B**2 * log_T**2 / (c**2 * T**2)),
+            (equal_at_log, power),
+            (Condition("T ≥ ln T", T - log_T, T),),
+        ),
+        {equal_at_log.name: ONE, power.name: dist_0},
+        ((decay * (a * sigma**2 / (c * p) + a**2 * B**2), ONE),),
+    )
     strong = Hypothesis(
         "f is c-strongly convex at v, x*", f_star - f_v + inner(G, W) - c / 2 * norm2(W)
     )
@@ -184,7 +208,7 @@ def strongly_convex() -> tuple[Proof, ...]:
             (alpha**2, SPREAD),
         ),
     )
-    return (step, equal, order, attained, unrolled, tuned, weak)
+    return (step, equal, order, attained, unrolled, tuned, weak, equal_run, equal_tuned)
 
 
 def convex() -> tuple[Proof, ...]:
@@ -240,3 +264,15 @@ def convex() -> tuple[Proof, ...]:
 def proofs() -> tuple[Proof, ...]:
     """Return all proofs of this module, each after those it uses."""
     return (*strongly_convex(), *convex())
+
+
+def bounds() -> tuple[Bound, ...]:
+    """Return the rates S, S at the textbook step size, S where L = c, and C."""
+    _, _, _, _, unrolled, tuned, _, equal, _ = strongly_convex()
+    distance, power = "E‖x_T − x*‖²", {decay: (1 - alpha * c) ** T}
+    return (
+        Bound.of(unrolled, distance, values=power),
+        Bound.of(tuned, f"{distance} at α = ln T/(cT)"),
+        Bound.of(equal, f"{distance} where L = c", values=power),
+        Bound.of(convex()[2], "(1/T) Σ E[f(v_t) − f*]"),
+    )

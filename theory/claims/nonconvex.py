@@ -1,12 +1,15 @@
 """Convergence of SGD at elastic views for smooth f: N (non-convex), P (Polyak–Łojasiewicz).
 
-One step is certified, then telescoped or unrolled; the assumptions are those of `theory.sgd`.
+One step is certified, then telescoped or unrolled; the assumptions are those of `sgd`.
 """
 
+from collections.abc import Iterable
+
+import sympy as sp
+
+from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.gram import mean, norm2
-from theory.induction import SO_FAR, Induction, Proof
-from theory.sgd import (
+from theory.claims.sgd import (
     BELOW,
     CURVED,
     ELASTIC,
@@ -21,6 +24,8 @@ from theory.sgd import (
     G,
     unroll,
 )
+from theory.gram import mean, norm2
+from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B,
     Delta,
@@ -28,6 +33,7 @@ from theory.symbols import (
     T,
     alpha,
     c,
+    decay,
     f_0,
     f_next,
     f_star,
@@ -42,20 +48,87 @@ from theory.symbols import (
     steps,
 )
 
+AT_T = {f_x: f_T, f_next: f_T1, NORM_A: grad_T}
+GAP = Hypothesis("Δ ≥ f(x_0) − f*", Delta - f_0 + f_star)
+DRIFT, NOISE = alpha**3 * L**2 * B**2 / 2, L * alpha**2 * sigma**2 / (2 * p)
+"""What a step at elastic views may lose, and what noise may."""
+AVERAGE = "(1/T) Σ E‖∇f(x_t)‖²"
+
+
+def descent_claim(
+    name: str,
+    text: str,
+    weight: sp.Expr,
+    losses: tuple[sp.Expr, ...],
+    hypotheses: tuple[Hypothesis, ...],
+    conditions: tuple[Condition, ...],
+    remark: str = "",
+) -> Claim:
+    """Return the claim E f(x⁺) − f(x) + weight·‖∇f(x)‖² ≤ Σ losses."""
+    left = f_next - f_x + weight * norm2(A)
+    return Claim(name, text, left, losses, hypotheses, conditions, remark=remark)
+
+
+def telescope(
+    name: str,
+    texts: tuple[str, str],
+    step: Claim,
+    weight: sp.Expr,
+    losses: Iterable[sp.Expr],
+) -> tuple[Induction, Certificate]:
+    """Sum a `descent_claim` over T steps, and divide by weight·T.
+
+    Args:
+        name: the rate's name; the sum is called `name.sum`.
+        texts: of the sum and of the rate.
+        step: the descent claim.
+        weight: its weight.
+        losses: its losses.
+
+    Returns:
+        weight·Σ E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T Σ losses, and
+        (1/T) Σ E‖∇f(x_t)‖² ≤ Δ/(weight·T) + Σ losses/weight.
+    """
+    losses = tuple(losses)
+    at_T = step.instance(AT_T)
+    total = Induction(
+        f"{name}.sum",
+        texts[0],
+        lambda t, f, s: (weight * s + f - f_0, tuple(t * loss for loss in losses)),
+        start=(0, f_0, 0),
+        now=(steps, f_T, grad_sum),
+        following=(steps + 1, f_T1, grad_sum + grad_T),
+        start_by=((), {}, ()),
+        step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
+        conditions=step.conditions,
+    )
+    summed = total.claim.instance({steps: T})
+    rate = Certificate(
+        Claim(
+            name,
+            texts[1],
+            grad_sum / T,
+            (Delta / (weight * T), *(loss / weight for loss in losses)),
+            (summed, BELOW, GAP),
+            step.conditions,
+        ),
+        {hypothesis.name: 1 / (weight * T) for hypothesis in (summed, BELOW, GAP)},
+    )
+    return total, rate
+
 
 def nonconvex() -> tuple[Proof, ...]:
     """N: f smooth, bounded below, αL ≤ 1.
 
     (1/T)Σ E‖∇f(x_t)‖² ≤ 2Δ/(αT) + L²α²B² + Lασ²/p; at α = √(p/T), T ≥ L²p, this is
-    2Δ/√(pT) + L²B²p/T + Lσ²/√(pT).
+    2Δ/√(pT) + L²B²p/T + Lσ²/√(pT). Smoothness at x, and 2⟨a, g⟩ = ‖a‖² + ‖g‖² − ‖a − g‖².
     """
-    drift, noise_term = alpha**3 * L**2 * B**2 / 2, L * alpha**2 * sigma**2 / (2 * p)
     step = Certificate(
-        Claim(
+        descent_claim(
             "N.step",
             "E f(x⁺) ≤ f(x) − (α/2)‖∇f(x)‖² + (α/2)L²α²B² + Lα²σ²/(2p)",
-            f_next - f_x + alpha / 2 * norm2(A),
-            (drift, noise_term),
+            alpha / 2,
+            (DRIFT, NOISE),
             (SMOOTH, LIPSCHITZ, ELASTIC, QUIET),
             (STEP,),
         ),
@@ -67,31 +140,11 @@ def nonconvex() -> tuple[Proof, ...]:
         },
         ((alpha / 2 * (1 - alpha * L), mean(G, p)), (alpha / 2, SPREAD)),
     )
-    at_T = step.claim.instance({f_x: f_T, f_next: f_T1, NORM_A: grad_T})
-    total = Induction(
-        "N.sum",
+    texts = (
         "(α/2) Σ_{t<T} E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T((α/2)L²α²B² + Lα²σ²/(2p))",
-        lambda t, f, s: (alpha / 2 * s + f - f_0, (t * drift, t * noise_term)),
-        start=(0, f_0, 0),
-        now=(steps, f_T, grad_sum),
-        following=(steps + 1, f_T1, grad_sum + grad_T),
-        start_by=((), {}, ()),
-        step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
-        conditions=(STEP,),
+        "(1/T) Σ E‖∇f(x_t)‖² ≤ 2Δ/(αT) + L²α²B² + Lασ²/p",
     )
-    gap = Hypothesis("Δ ≥ f(x_0) − f*", Delta - f_0 + f_star)
-    summed = total.claim.instance({steps: T})
-    rate = Certificate(
-        Claim(
-            "N",
-            "(1/T) Σ E‖∇f(x_t)‖² ≤ 2Δ/(αT) + L²α²B² + Lασ²/p",
-            grad_sum / T,
-            (2 * Delta / (alpha * T), L**2 * alpha**2 * B**2, L * alpha * sigma**2 / p),
-            (summed, BELOW, gap),
-            (STEP,),
-        ),
-        {name: 2 / (alpha * T) for name in (summed.name, BELOW.name, gap.name)},
-    )
+    total, rate = telescope("N", texts, step.claim, alpha / 2, (DRIFT, NOISE))
     root = ((root_pT, root_pT**2 - p * T),)
     long = Hypothesis("T ≥ L²p", T - L**2 * p)
     horizon = Certificate(
@@ -150,3 +203,14 @@ def polyak_lojasiewicz() -> tuple[Proof, ...]:
 def proofs() -> tuple[Proof, ...]:
     """Return all proofs of this module, each after those it uses."""
     return (*nonconvex(), *polyak_lojasiewicz())
+
+
+def bounds() -> tuple[Bound, ...]:
+    """Return the rates N, N at the textbook step size, and P."""
+    _, _, rate, _, textbook = nonconvex()
+    known = {f_0: f_star + Delta, decay: (1 - alpha * c) ** T}
+    return (
+        Bound.of(rate, AVERAGE),
+        Bound.of(textbook, f"{AVERAGE} at α = √(p/T)"),
+        Bound.of(polyak_lojasiewicz()[1], "E f(x_T) − f*", values=known),
+    )

@@ -77,8 +77,9 @@ def unroll(
     floor: tuple[sp.Expr, ...],
     states: tuple[sp.Expr, sp.Expr, sp.Expr],
     conditions: tuple[Condition, ...],
+    rate: sp.Expr = alpha * c,
 ) -> Induction:
-    """Unroll u⁺ ≤ (1 − αc)u + αc·floor to u_T ≤ q u_0 + (1 − q)floor, q = (1 − αc)^T."""
+    """Unroll u⁺ ≤ (1 − y)u + y·floor to u_T ≤ q u_0 + (1 − q)floor, q = (1 − y)^T, y the rate."""
     first, now, following = states
     return Induction(
         name,
@@ -86,8 +87,8 @@ def unroll(
         lambda u, q: (u, (q * first, *((1 - q) * term for term in floor))),
         start=(first, ONE),
         now=(now, decay),
-        following=(following, (1 - alpha * c) * decay),
+        following=(following, (1 - rate) * decay),
         start_by=((), {}, ()),
-        step_by=((step,), {step.name: ONE, SO_FAR: 1 - alpha * c}, ()),
+        step_by=((step,), {step.name: ONE, SO_FAR: 1 - rate}, ()),
         conditions=conditions,
     )

@@ -1,0 +1,256 @@
+"""Examples of step sizes and horizons: least values are sought numerically, from the bounds."""
+
+from collections.abc import Callable
+
+import numpy as np
+from evaluation import Values
+from examples_sgd import a_run, one_step
+
+Function = Callable[[complex], complex]
+
+
+def slope(f: Function, x: float) -> float:
+    """f′(x), to the last digit: no difference is taken."""
+    h = 1e-30
+    return f(complex(x, h)).imag / h
+
+
+def minimiser(f: Function, low: float, high: float) -> float:
+    """Where a function falls before and grows after."""
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if slope(f, middle) < 0 else (low, middle)
+    return low
+
+
+def longer(f: Function, start: float) -> float:
+    """Some x at which a function grows that falls at first."""
+    while slope(f, start) <= 0:
+        start *= 2
+    return start
+
+
+def abstract(rng: np.random.Generator) -> Values:
+    """Coefficients of a bound, over a few orders of magnitude; S or C may vanish."""
+    D, S, C = 10 ** rng.uniform(-2, 2, size=3) * [(1, 1, 1), (1, 0, 1), (1, 1, 0)][rng.integers(3)]
+    return {"D": D, "S": S, "C": C}
+
+
+def posynomial(v: Values) -> Function:
+    return lambda x: v["D"] / x + v["S"] * x + v["C"] * x * x
+
+
+def cubic(rng: np.random.Generator, edge: bool = False) -> Values:
+    values = abstract(rng)
+    f = posynomial(values)
+    best = minimiser(f, 1e-9, longer(f, 1e-9)) * (rng.uniform(0.01, 1) if edge else 1)
+    return values | {"α*": best, "α": best * (rng.uniform(0.01, 1) if edge else rng.uniform(0, 5))}
+
+
+def rational(rng: np.random.Generator, edge: bool = False) -> Values:
+    values, L = abstract(rng), 10 ** rng.uniform(-1, 1)
+    values["C"] += 0.01  # else the least value may be beyond 1/L
+    f = posynomial(values)
+
+    def bound(x: complex) -> complex:
+        return f(x) + values["C"] * x * x * (1 / (1 - x * L) - 1)
+
+    best = minimiser(bound, 1e-9, (1 - 1e-9) / L) * (rng.uniform(0.01, 1) if edge else 1)
+    alpha = best * rng.uniform(0.01, 1) if edge else rng.uniform(0.01, 0.99) / L
+    return values | {"L": L, "α*": best, "α": alpha}
+
+
+def power(rng: np.random.Generator, edge: bool = False, longer_step: bool = False) -> Values:
+    values, T, c = abstract(rng), int(rng.integers(2, 30)), rng.uniform(0.1, 2)
+    values["C"] += 0.01
+    f = posynomial(values | {"D": 0.0})
+
+    def bound(x: complex) -> complex:
+        return values["D"] * (1 - x * c) ** T + f(x)
+
+    while slope(bound, 1e-12) >= 0:
+        values["D"] *= 2
+    best = minimiser(bound, 1e-12, 1 / c) * (rng.uniform(0.01, 1) if edge else 1)
+    alpha = best * rng.uniform(0.01, 1) if edge else rng.uniform(0.01, 1) / c
+    if longer_step:
+        alpha = rng.uniform(best, 1 / c)
+    exponent = T - 1 if longer_step else T
+    return values | {
+        "T": T, "t": T, "c": c, "α*": best, "α": alpha, "r^T": (1 - alpha * c) ** exponent,
+        "r*^(T−1)": (1 - best * c) ** (T - 1),
+    }  # fmt: skip
+
+
+def parameters(rng: np.random.Generator) -> Values:
+    names = ("L", "σ", "B", "Δ", "Z_0", "n₁", "ε")
+    values = dict(zip(names, 10 ** rng.uniform(-1, 1, size=len(names)), strict=True))
+    p, T = float(rng.integers(1, 9)), float(rng.integers(2, 1000))
+    return values | {"p": p, "T": T, "σ₊": values["σ"], "√(pT)": (p * T) ** 0.5}
+
+
+def N(v: Values, drift: float | None = None) -> Function:
+    drift = (v["L"] * v["B"]) ** 2 if drift is None else drift
+    return lambda x: 2 * v["Δ"] / (x * v["T"]) + v["L"] * x * v["σ"] ** 2 / v["p"] + drift * x * x
+
+
+def delayed(v: Values) -> float:
+    return 2 * v["L"] ** 2 * v["σ"] ** 2 * v["n₁"]
+
+
+def best_N(rng: np.random.Generator, waits: bool = False) -> Values:
+    values = parameters(rng)
+    f = N(values, delayed(values) if waits else None)
+    return values | {"α*": minimiser(f, 1e-9, longer(f, 1e-9)), "α": 10 ** rng.uniform(-3, 1)}
+
+
+def edge_N(rng: np.random.Generator) -> Values:
+    """Few steps from far away: N still falls at 1/L."""
+    values = parameters(rng)
+    while slope(N(values), 1 / values["L"]) > 0:
+        values["Δ"] *= 2
+    return values | {"α": rng.uniform(0.01, 1) / values["L"]}
+
+
+def best_C(rng: np.random.Generator) -> Values:
+    v = parameters(rng)
+
+    def bound(x: complex) -> complex:
+        drift = v["L"] * x * x * v["B"] ** 2 / (2 * (1 - x * v["L"]))
+        return v["Z_0"] / (2 * x * v["T"]) + x * v["σ"] ** 2 / (2 * v["p"]) + drift
+
+    best = minimiser(bound, 1e-9, (1 - 1e-9) / v["L"])
+    return v | {"α*": best, "α": rng.uniform(0.01, 0.99) / v["L"]}
+
+
+def best_unrolled(rng: np.random.Generator, gradient: bool = False) -> Values:
+    """S.simple or P.simple, with enough to gain from steps."""
+    v = parameters(rng)
+    T, c = min(v["T"], 50), v["L"] * rng.uniform(0.05, 1)
+    start, scale = (v["Δ"], v["L"] / 2) if gradient else (v["Z_0"], 1)
+
+    def bound(x: complex) -> complex:
+        floor = scale * (x * v["σ"] ** 2 / v["p"] + v["L"] * x * x * v["B"] ** 2) / c
+        return start * (1 - x * c) ** T + floor
+
+    while slope(bound, 1e-12) >= 0:
+        start *= 2
+    best, alpha = minimiser(bound, 1e-12, 1 / c), rng.uniform(0.01, 1) / c
+    return v | {
+        "T": T, "c": c, "Δ" if gradient else "Z_0": start, "α*": best, "α": alpha,
+        "r^T": (1 - alpha * c) ** T, "r*^(T−1)": (1 - best * c) ** (T - 1),
+    }  # fmt: skip
+
+
+def tuned_run(
+    rng: np.random.Generator, exact: bool = False, noise: float = 1, elastic: float = 1
+) -> Values:
+    """A run whose step size minimises N (exact: N without B), by the choice of Δ ≥ f(x_0) − f*."""
+    while True:
+        values = a_run(rng, spread=rng.choice([0.01, 1]), noise=noise, elastic=elastic)
+        alpha = values["α"]
+
+        def gain(start: float, values: Values = values, alpha: float = alpha) -> float:
+            at = values | {"Δ": start} | ({"B": 0.0} if exact else {})
+            return slope(N(at), alpha)
+
+        start = gain(0) / (gain(0) - gain(1))  # the slope is linear in Δ
+        if start >= values["f_0"]:
+            return values | {"Δ": start, "α*": alpha, "σ₊": values["σ"]}
+
+
+def relaxed(rng: np.random.Generator, values: Values, waits: bool = False) -> Values:
+    """Let ε be what the relaxation costs, of N without it; or more."""
+    drift, alpha = delayed(values) if waits else None, values["α"]
+    rest = N(values, 0)(alpha).real
+    cost = N(values | {"Δ": 0.0, "σ": 0.0}, drift)(alpha).real
+    return values | {"ε": cost / rest * rng.choice([1, 1.5])}
+
+
+def textbook_horizon(rng: np.random.Generator, waits: bool = False) -> Values:
+    values = a_run(rng, "root") if not waits else parameters(rng)
+    values |= {"α": (values["p"] / values["T"]) ** 0.5, "σ₊": values["σ"]}
+    return relaxed(rng, values, waits)
+
+
+def tuned_horizon(rng: np.random.Generator, waits: bool = False) -> Values:
+    if not waits:
+        return relaxed(rng, tuned_run(rng, exact=True))
+    values = parameters(rng)
+    f = N(values, 0)
+    return relaxed(rng, values | {"α": minimiser(f, 1e-9, longer(f, 1e-9))}, waits)
+
+
+def retuned(rng: np.random.Generator) -> Values:
+    values = abstract(rng)
+    values["S"] += 0.01
+    f, exact = posynomial(values), posynomial(values | {"C": 0.0})
+    best = minimiser(exact, 1e-9, longer(exact, 1e-9))
+    ratio = minimiser(f, 1e-9, longer(f, 1e-9)) / best
+    return values | {"α*": best, "x": ratio * rng.choice([1, rng.uniform(0.1, 1)])}
+
+
+def log_horizon(rng: np.random.Generator) -> Values:
+    v = a_run(rng, "log")
+    noise, drift = v["α"] * v["σ"] ** 2 / v["p"], v["L"] * v["α"] ** 2 * v["B"] ** 2
+    return v | {"σ₊": v["σ"], "ε": drift / noise * rng.choice([1, 1.5])}
+
+
+def long_enough(rng: np.random.Generator) -> Values:
+    Y = 10 ** rng.uniform(0.5, 5)
+    T = 2 * Y * (np.log(2 * Y) - 1) * rng.choice([1, rng.uniform(1, 3)])
+    return {"Y": Y, "ln(2Y)": np.log(2 * Y), "T": T, "ln(T)": np.log(T)}
+
+
+def noisy_enough(rng: np.random.Generator, values: Values, longest: bool = False) -> Values:
+    """Let ε be what elasticity adds to the noise, of variance σ², or more."""
+    v = values
+    added = v["α"] * v["L"] * v["p"] * v["B"] ** 2
+    if longest:
+        added /= 1 - v["α"] * v["L"]
+    M = rng.uniform(0.5, 2)
+    epsilon = added / v["σ"] ** 2 * rng.choice([1, 1.5])
+    return v | {"ε": epsilon, "M": M, "τ": v["B"] / M}
+
+
+def fed_back(rng: np.random.Generator, more: bool = False) -> Values:
+    """Feedback's residual by iteration: |h⁺| = √γ(|h| + M) in steps of α = 1."""
+    d, M = int(rng.integers(2, 20)), rng.uniform(0.5, 2)
+    k = int(rng.integers(1, d))
+    root, h = np.sqrt(1 - k / d), 0.0
+    for _ in range(4000):
+        h = root * (h + M)
+    B = h * (1 + 1e-12) * (rng.choice([1, 1.5]) if more else 1)
+    return {"d": d, "k": k, "M": M, "B": B, "√γ": root}
+
+
+EXAMPLES = {
+    r"cubic\.(best|root|value)": cubic,
+    r"cubic\.edge": lambda rng: cubic(rng, edge=True),
+    r"rational\.(best|root)": rational,
+    r"rational\.edge": lambda rng: rational(rng, edge=True),
+    r"power\.(tangent|best)": power,
+    r"power\.edge": lambda rng: power(rng, edge=True),
+    r"power\.(falls|root)": lambda rng: power(rng, longer_step=True),
+    r"N\.best": best_N,
+    r"N\.delayed\.best": lambda rng: best_N(rng, waits=True),
+    r"N\.edge": edge_N,
+    r"C\.best": best_C,
+    r"S\.best": best_unrolled,
+    r"P\.best": lambda rng: best_unrolled(rng, gradient=True),
+    r"N\.optimal": tuned_run,
+    r"N\.optimal\.exact": lambda rng: tuned_run(rng, elastic=0),
+    r"N\.optimal\.noiseless": lambda rng: tuned_run(rng, noise=0),
+    r"S\.simple|P\.simple": a_run,
+    r"N\.horizon\.textbook(\.least)?": textbook_horizon,
+    r"N\.horizon\.tuned(\.least)?": tuned_horizon,
+    r"W\.horizon\.textbook(\.least)?": lambda rng: textbook_horizon(rng, waits=True),
+    r"W\.horizon\.tuned(\.least)?": lambda rng: tuned_horizon(rng, waits=True),
+    r"horizon\.retuned": retuned,
+    r"horizon\.more": lambda rng: {"x": rng.uniform(0.01, 1)},
+    r"S\.horizon": log_horizon,
+    r"horizon\.log": long_enough,
+    r"N\.affordable|affordable\.(B|delay)": lambda rng: noisy_enough(rng, a_run(rng)),
+    r"C\.affordable": lambda rng: noisy_enough(rng, a_run(rng), longest=True),
+    r"(S|P)\.affordable": lambda rng: noisy_enough(rng, one_step(rng)),
+    r"affordable\.topk(\.enough)?": fed_back,
+}

@@ -1,0 +1,163 @@
+"""Bounds as data: values, refusals, curves, minima, formulas, for every bound of the catalogue."""
+
+import re
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import theory
+from theory import symbols
+from theory.bound import Bound
+from theory.certificate import NotProvedError
+
+BOUNDS = theory.bounds()
+VALUES = {"alpha": 0.1, "L": 1, "T": 1000, "Delta": 1, "sigma": 1, "B": 2, "p": 4}
+INTEGERS = {"p", "T", "n", "τ", "d", "k", "m", "f", "H"}
+
+
+def draw(rng: np.random.Generator, bound: Bound) -> dict[str, float]:
+    """Return values of the right signs, which may break the bound's conditions."""
+    values = {}
+    for symbol in bound.parameters:
+        whole = symbol.name in INTEGERS
+        size = rng.integers(1, 50) if whole else np.exp(rng.uniform(-4, 2))
+        values[symbol.name] = float(size)
+    return values
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+def test_every_bound_has_values_where_it_holds_and_only_there(bound: Bound) -> None:
+    rng, inside, broken = np.random.default_rng(0), [], set()
+    for _ in range(1500):
+        values = draw(rng, bound)
+        try:
+            inside.append((bound.at(**values), values))
+        except ValueError as error:
+            (text,) = re.findall(r"holds only where (.*), which", str(error))
+            broken.add(text)
+        if len(inside) >= 20 and len(broken) == len(bound.conditions):
+            break
+    assert len(inside) >= 5
+    assert all(np.isfinite(value) and value >= 0 for value, _ in inside)
+    assert broken <= {condition.text for condition in bound.conditions}
+    columns = {name: [v[name] for _, v in inside] for name in inside[0][1]}
+    curve = bound.curve(**columns)
+    np.testing.assert_allclose(curve, [value for value, _ in inside], rtol=1e-12)
+    exact = {symbol: sp.Rational(inside[0][1][symbol.name]) for symbol in bound.parameters}
+    assert float(bound.expr.subs(exact)) == pytest.approx(inside[0][0])
+    for name, value in inside[0][1].items():
+        put = bound.put(**{name: value})
+        rest = {key: other for key, other in inside[0][1].items() if key != name}
+        needed = {symbol.name for symbol in put.parameters}
+        kept = {key: other for key, other in rest.items() if key in needed}
+        assert put.at(**kept) == pytest.approx(inside[0][0], rel=1e-9)
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+def test_every_bound_speaks(bound: Bound) -> None:
+    assert set(bound.parameters) <= set(symbols.MEANINGS)
+    assert bound.name in bound.describe()
+    assert bound.explain().count("\n") > 1
+    assert bound.proof.claim.name in bound.explain()
+    assert not set(bound.latex()) & set("αβγστρΔ∇‖√")
+    assert bound._repr_latex_().startswith("$")
+
+
+def test_values_and_their_names() -> None:
+    rate = BOUNDS["N"]
+    assert rate.at(**VALUES) == pytest.approx(0.02 + 0.04 + 0.025)
+    greek = {"α": 0.1, "Δ": 1, "σ": 1}
+    latin = {key: value for key, value in VALUES.items() if key in "LTBp"}
+    assert rate.at(**greek, **latin) == rate.at(**VALUES)
+    # The largest step in floating point: 1/49·49 rounds below 1, others above.
+    for L in (3, 7, 49, 0.1, 1e-3):
+        rate.at(**{**VALUES, "L": L, "alpha": 1 / L})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"alpha": 2}, ValueError, "αL ≤ 1, which L = 1, α = 2 break"),
+        ({"alpha": 0}, ValueError, r"α \(step size\) must be positive and finite, not 0"),
+        ({"sigma": -1}, ValueError, "σ .* must be non-negative"),
+        ({"L": float("nan")}, ValueError, "L .* must be positive and finite, not nan"),
+        ({"T": float("inf")}, ValueError, "T .* finite"),
+        ({"sigm": 1}, TypeError, "did you mean 'sigma'"),
+        ({"gamma": 0.5}, TypeError, "does not depend on γ"),
+        ({"zzz": 1}, TypeError, "it has α?.*B"),
+    ],
+)
+def test_what_a_bound_refuses(change: dict[str, float], error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        BOUNDS["N"].at(**{**VALUES, **change})
+    with pytest.raises(error, match=match):
+        BOUNDS["N"].curve(**{**VALUES, **{key: [1, value] for key, value in change.items()}})
+
+
+def test_missing_parameters_are_named_with_their_meaning() -> None:
+    with pytest.raises(TypeError, match=r"N also needs L .smoothness.*; σ .noise"):
+        BOUNDS["N"].at(**{k: v for k, v in VALUES.items() if k not in ("L", "sigma")})
+    with pytest.raises(KeyError, match=r"near it: .*feedback"):
+        BOUNDS["feedbak"]
+
+
+def test_put_keeps_conditions() -> None:
+    rate = BOUNDS["N"]
+    drifting = rate.put(B=symbols.M * symbols.tau)
+    assert drifting.at(**{k: v for k, v in VALUES.items() if k != "B"}, M=0.5, tau=4) == (
+        pytest.approx(rate.at(**VALUES))
+    )
+    with pytest.raises(ValueError, match="αL ≤ 1"):
+        rate.put(alpha=2, L=1)
+    with pytest.raises(ValueError, match="positive"):
+        rate.put(L=-1)
+
+
+def test_curves_have_the_shape_of_their_arguments() -> None:
+    rate = BOUNDS["N"]
+    T, p = np.geomspace(10, 1e4, 5), np.array([[1], [4]])
+    curve = rate.curve(**{**VALUES, "T": T, "p": p})
+    assert curve.shape == (2, 5)
+    assert curve[1, 2] == pytest.approx(rate.at(**{**VALUES, "T": T[2]}))
+    assert rate.curve(**VALUES).shape == ()
+
+
+@pytest.mark.parametrize("name", ["N", "C"])
+def test_minimum_is_the_least_of_a_grid(name: str) -> None:
+    bound, rng = BOUNDS[name], np.random.default_rng(1)
+    best = bound.minimise("alpha")
+    assert best.symbol == symbols.alpha
+    for _ in range(5):
+        values = draw(rng, bound)
+        del values["α"]
+        step, value = best.at(**values)
+        grid = np.geomspace(1e-4, 0.9999, 20001) / values["L"]
+        curve = bound.curve(alpha=grid, **values)
+        assert value <= curve.min() * (1 + 1e-9)
+        assert value == pytest.approx(curve.min(), rel=1e-2)
+        assert bound.at(alpha=step, **values) == value
+
+
+def test_minimum_in_closed_form() -> None:
+    exact = BOUNDS["N"].put(B=0).minimise("alpha")
+    p, L, T, Delta, sigma = symbols.p, symbols.L, symbols.T, symbols.Delta, symbols.sigma
+    assert exact.unique
+    assert exact.closed_form is not None
+    assert sp.expand(exact.closed_form**2 - 2 * Delta * p / (L * T * sigma**2)) == 0
+    cubic = BOUNDS["N"].minimise("alpha")
+    assert cubic.unique
+    assert cubic.closed_form is None
+    with pytest.raises(ValueError, match="no rational function"):
+        BOUNDS["N"].minimise("alpha").bound.put(B=sp.exp(symbols.alpha)).minimise("alpha")
+    with pytest.raises(ValueError, match="no least value"):
+        BOUNDS["N"].minimise("T").at(**{k: v for k, v in VALUES.items() if k != "T"})
+    with pytest.raises(TypeError, match="is what is sought"):
+        cubic.at(**VALUES)
+
+
+def test_a_bound_says_what_its_proof_shows() -> None:
+    (proof,) = (proof for proof in theory.proofs() if proof.claim.name == "N")
+    better = [sp.Rational(99, 100) * term for term in proof.claim.rhs]
+    with pytest.raises(NotProvedError, match="does not show"):
+        Bound.of(proof, "too good", *better)

@@ -1,0 +1,132 @@
+"""Step sizes and horizons against least values on grids; where partial participation fails."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from theory.claims import affordable, convex, horizons, nonconvex, participation, step_sizes
+
+SETTINGS = list(itertools.product([0.0, 0.3, 5.0], [0.1, 1.0], [1, 8]))  # B, σ, p
+
+
+MODULES = (nonconvex, convex, participation, step_sizes, horizons, affordable)
+BOUNDS = {bound.name: bound for module in MODULES for bound in module.bounds()}
+
+
+@pytest.mark.parametrize(("B", "sigma", "p"), SETTINGS)
+def test_the_cubic_finds_the_least_bound_of_a_grid(B: float, sigma: float, p: int) -> None:
+    """N where 2L²B²α³ + Lσ²α²/p = 2Δ/T, or at 1/L if that is less; in closed form if B = 0."""
+    L, Delta, T = 2.0, 1.5, 400
+    cubic = [2 * (L * B) ** 2, L * sigma**2 / p, 0, -2 * Delta / T]
+    (root,) = (z.real for z in np.roots(cubic) if abs(z.imag) < 1e-12 and z.real > 0)
+    best = min(root, 1 / L)
+    grid = np.append(np.geomspace(1e-4, 1, 200001) / L, best)
+    known = {"L": L, "Delta": Delta, "T": T, "sigma": sigma, "p": p}
+    curve = BOUNDS["N"].curve(alpha=grid, B=B, **known)
+    assert curve[-1] <= curve.min() * (1 + 1e-12)
+    assert grid[curve[:-1].argmin()] == pytest.approx(best, rel=1e-3)
+    if B == 0 and root <= 1 / L:
+        closed = BOUNDS["N.optimal.exact"]
+        value = closed.at(L=L, Delta=Delta, T=T, sigma=sigma, p=p)
+        assert value == pytest.approx(curve.min(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("B", "sigma", "p"), [setting for setting in SETTINGS if setting[0]])
+def test_the_equation_of_C_finds_the_least_bound_of_a_grid(B: float, sigma: float, p: int) -> None:
+    """σ²α²/p + LB²α³(2 − αL)/(1 − αL)² = ‖z_0‖²/T, times (1 − αL)²."""
+    L, Z, T = 2.0, 1.5, 400
+    square = np.poly1d([L**2, -2 * L, 1])
+    left = np.poly1d([sigma**2 / p, 0, 0]) * square + np.poly1d([-(L**2), 2 * L, 0, 0, 0]) * B**2
+    roots = (left - Z / T * square).roots
+    (best,) = (z.real for z in roots if abs(z.imag) < 1e-9 and 0 < z.real < 1 / L)
+    grid = np.append(np.geomspace(1e-4, 1 - 1e-6, 200001) / L, best)
+    curve = BOUNDS["C"].curve(alpha=grid, B=B, L=L, Z_0=Z, T=T, sigma=sigma, p=p)
+    assert curve[-1] <= curve.min() * (1 + 1e-12)
+    assert grid[curve[:-1].argmin()] == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["S", "P"])
+def test_the_equations_of_S_and_P_find_the_least_bound_of_a_grid(name: str) -> None:
+    L, c, start, T, sigma, B, p = 2.0, 0.3, 4.0, 60, 0.7, 0.4, 3
+    bound = BOUNDS[f"{name}.simple"]
+    key = "Z_0" if name == "S" else "Delta"
+    grid = np.geomspace(1e-3, 1, 400001) / L
+    known = {"L": L, "c": c, key: start, "T": T, "sigma": sigma, "B": B, "p": p}
+    best = grid[bound.curve(alpha=grid, **known).argmin()]
+    gain, scale = c**2 * T * (1 - best * c) ** (T - 1) * start, 1 if name == "S" else L / 2
+    assert gain == pytest.approx(scale * (sigma**2 / p + 2 * L * B**2 * best), rel=1e-3)
+
+
+@pytest.mark.parametrize("step", ["textbook", "tuned"])
+def test_horizons_are_where_the_ratio_to_exact_sgd_crosses(step: str) -> None:
+    L, Delta, sigma, B, p, epsilon = 1.3, 0.8, 0.6, 0.5, 4, 0.05
+    least = BOUNDS[f"N.horizon.{step}"].at(L=L, Delta=Delta, sigma=sigma, B=B, p=p, epsilon=epsilon)
+    T = np.array([0.99, 1.0, 1.01]) * least
+    alpha = np.sqrt(p / T) if step == "textbook" else np.sqrt(2 * Delta * p / (L * T)) / sigma
+    rate = BOUNDS["N"]
+    known = {"alpha": alpha, "T": T, "L": L, "Delta": Delta, "sigma": sigma, "p": p}
+    before, at, after = rate.curve(B=B, **known) / rate.curve(B=0, **known)
+    assert before > 1 + epsilon > after
+    assert at == pytest.approx(1 + epsilon)
+
+
+def test_a_retuned_step_affords_as_much_as_any_step() -> None:
+    """1 + ε = (3 + x²)/(4x) at Cα₀ = S(1 − x²)/(2x³): no step size has a smaller ratio."""
+    S, start = 0.7, 0.9  # of D = Sα₀², α₀ = start
+    for x in (0.3, 0.6, 0.9):
+        C = S * (1 - x**2) / (2 * x**3 * start)
+        grid = np.geomspace(1e-3, 10, 400001)
+        ratio = (S * start**2 / grid + S * grid + C * grid**2).min() / (2 * S * start)
+        assert ratio == pytest.approx((3 + x**2) / (4 * x), rel=1e-6)
+
+
+def test_what_is_affordable_costs_exactly_epsilon() -> None:
+    alpha, L, sigma, p, epsilon, M = 0.05, 1.5, 0.4, 4, 0.1, 2.0
+    known = {"alpha": alpha, "L": L, "sigma": sigma, "p": p, "epsilon": epsilon}
+    B = BOUNDS["affordable.B"].at(**known)
+    assert (L * alpha * B) ** 2 == pytest.approx(epsilon * L * alpha * sigma**2 / p)
+    assert BOUNDS["affordable.delay"].at(M=M, **known) * M == pytest.approx(B)
+    share = BOUNDS["affordable.topk"].at(B=B, M=M)
+    root = np.sqrt(1 - share)
+    assert M * root / (1 - root) == pytest.approx(B)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.01, 0.001])
+def test_workers_chosen_by_their_noise_break_partial_participation(alpha: float) -> None:
+    """Of two workers the one with the larger noise takes part: ‖∇f‖² ≥ σ²/4 at every step."""
+    L, sigma, T = 1.0, 1.0, 20_000
+    rng = np.random.default_rng(0)
+    larger = np.where(rng.random(size=(T, 2)) < 0.5, -sigma, sigma).max(1)
+    fair = larger * np.where(rng.random(size=T) < 0.5, -1, 1)
+    means = []
+    for noise in (larger, fair):
+        x, total = -sigma / (2 * L), 0.0
+        for xi in noise:
+            total += (L * x) ** 2
+            x -= alpha / 2 * (L * x + xi)
+        means.append(total / T)
+    start = L / 2 * (sigma / (2 * L)) ** 2
+    bound = BOUNDS["N.partial.fixed"].at(
+        alpha=alpha, L=L, T=T, Delta=start, sigma=sigma, B=0, p=2, active=0.5
+    )
+    assert means[0] == pytest.approx(sigma**2 / 4 + alpha * L * 3 / 4 * sigma**2 / 4, rel=0.1)
+    assert means[0] > bound > means[1]
+
+
+def test_fresh_sets_cost_only_time() -> None:
+    """N.fresh is N at 1/η times the start's cost; a set that looks at the views may cost more."""
+    known = {"alpha": 0.1, "L": 1.0, "T": 50, "sigma": 0.5, "B": 2.0, "p": 4}
+    fresh = BOUNDS["N.fresh"].at(Delta=1.0, active=0.25, **known)
+    assert fresh == pytest.approx(BOUNDS["N"].at(Delta=4.0, **known))
+    assert fresh < BOUNDS["N.partial.fixed"].at(Delta=1.0, active=0.25, **known)
+
+
+def test_partial_participation_is_attained_by_an_adversary() -> None:
+    """αηL = 1, f = (L/2)x², and only the workers with the worst views take part."""
+    L, eta, x, e = 2.0, 0.25, 0.7, 0.3
+    alpha = 1 / (eta * L)
+    following = x - alpha * eta * L * (x - e)
+    mean_square = eta * e**2
+    bound = L / 2 * x**2 - alpha * eta / 2 * (L * x) ** 2 + alpha / 2 * L**2 * mean_square
+    assert L / 2 * following**2 == pytest.approx(bound)

@@ -1,0 +1,339 @@
+"""Bounds as data: numbers, curves, formulas, minima and the proof of what has been proved.
+
+Example:
+    Non-convex SGD whose views are within α²B² of the global iterate (`N`):
+
+    >>> import theory
+    >>> rate = theory.bounds()["N"]
+    >>> rate.at(alpha=0.1, L=1, T=1000, Delta=1, sigma=1, B=2, p=4)
+    0.085
+    >>> rate.at(alpha=2, L=1, T=1000, Delta=1, sigma=1, B=2, p=4)
+    Traceback (most recent call last):
+    ValueError: N holds only where αL ≤ 1, which L = 1, α = 2 break
+    >>> rate.at(alpha=0.1, L=1, T=1000, Delta=1, sigm=1, B=2, p=4)
+    Traceback (most recent call last):
+    TypeError: N has no parameter 'sigm': did you mean 'sigma'?
+    >>> rate.curve(T=[10, 1000], alpha=0.1, L=1, Delta=1, sigma=1, B=2, p=4).round(3)
+    array([2.065, 0.085])
+    >>> best = rate.minimise("alpha")
+    >>> best.stationary
+    Eq(2*B**2*L**2*T*p*α**3 + L*T*α**2*σ**2 - 2*p*Δ, 0)
+    >>> step, value = best.at(L=1, T=1000, Delta=1, sigma=1, B=2, p=4)
+    >>> round(step, 4), round(value, 4)
+    (0.0541, 0.0622)
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import sympy as sp
+
+from theory import symbols
+from theory.certificate import Claim, Condition, NotProvedError, remainder
+from theory.explain import explain, tex
+from theory.gram import Scalar
+from theory.induction import Proof
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from theory.minimum import Minimum
+
+Kind = Literal["upper", "tight", "lower"]
+ROUNDING = 1e-9
+"""A condition may fail by this much of its largest term: α = 1/L is a legal step in floats."""
+
+NOISY = Condition("σ > 0", symbols.sigma, symbols.sigma, strict=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Bound:
+    """A proved bound: `quantity` is at most (kind "lower": at least) the sum of `terms`.
+
+    Attributes:
+        name: its unique name.
+        quantity: what is bounded.
+        terms: expressions in parameters that a user knows; the bound is their sum.
+        proof: what proves it.
+        kind: "upper"; "tight" if some instance attains it; "lower" if one shows it necessary.
+        conditions: where it holds, besides the parameters' signs.
+        reference: where the statement comes from.
+        link: maps the bound to the right side of the proof's claim, such as B to α²B².
+    """
+
+    name: str
+    quantity: str
+    terms: tuple[sp.Expr, ...]
+    proof: Proof
+    kind: Kind = "upper"
+    conditions: tuple[Condition, ...] = ()
+    reference: str = ""
+    link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound
+
+    @classmethod
+    def of(
+        cls,
+        proof: Proof,
+        quantity: str,
+        *terms: Scalar,
+        name: str = "",
+        kind: Kind = "upper",
+        values: Mapping[sp.Symbol, Scalar] | None = None,
+        link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound,
+        reference: str = "",
+    ) -> "Bound":
+        """Return the bound that a proof shows.
+
+        Args:
+            proof: the proof; its claim's conditions, and those of its hypotheses that speak of
+                parameters alone, become the bound's.
+            quantity: what is bounded.
+            terms: the bound's terms in the proof's own symbols; the claim's right side if none.
+            name: the claim's name if empty.
+            kind: as in `Bound`.
+            values: what symbols of the claim, besides `symbols.DEFINITIONS`, stand for.
+            link: as in `Bound`: link(sum of terms) is checked to be the claim's right side.
+            reference: where the statement comes from.
+
+        Raises:
+            NotProvedError: if the claim does not say this.
+        """
+        claim = proof.claim
+        stated = sp.Add(*(sp.sympify(term) for term in terms or claim.rhs))
+        if remainder(link(stated) - sp.Add(*claim.rhs), claim.relations):
+            raise NotProvedError(f"{claim.name} does not show this bound", stated)
+        known = {**symbols.DEFINITIONS, **(values or {})}
+        shown = tuple(_put(sp.sympify(term), known) for term in terms or claim.rhs)
+        shown = tuple(term for term in shown if term != 0) or (sp.S.Zero,)
+        conditions = _put_conditions(claim.conditions, known)
+        if symbols.noisy in symbols.used(*shown):
+            # A user knows one σ; here it must not vanish.
+            known = {symbols.noisy: symbols.sigma}
+            shown = tuple(_put(term, known) for term in shown)
+            conditions = (*_put_conditions(conditions, known), NOISY)
+        own = set(symbols.used(*shown, *(condition.expr for condition in conditions)))
+        # Scalar hypotheses are conditions too, if they speak of the bound's parameters alone.
+        more = _put_conditions(_scalar_hypotheses(claim), known)
+        conditions += tuple(
+            condition for condition in more if own.issuperset(symbols.used(condition.expr))
+        )
+        distinct = tuple({condition.expr: condition for condition in conditions}.values())
+        return cls(name or claim.name, quantity, shown, proof, kind, distinct, reference, link)
+
+    @cached_property
+    def expr(self) -> sp.Expr:
+        """The bound."""
+        return sp.Add(*self.terms)
+
+    @cached_property
+    def parameters(self) -> tuple[sp.Symbol, ...]:
+        """The symbols of the bound and of its conditions, by name."""
+        return symbols.used(self.expr, *(condition.expr for condition in self.conditions))
+
+    def put(self, **values: Scalar | float) -> "Bound":
+        """Return the bound with numbers or expressions for some parameters.
+
+        Raises:
+            TypeError: on an unknown name.
+            ValueError: if a number has not the parameter's sign, or breaks a condition.
+        """
+        pairs = {self._symbol(name): sp.sympify(value) for name, value in values.items()}
+        for symbol, value in pairs.items():
+            if value.is_number:
+                _check_sign(self.name, symbol, float(value))
+        conditions = _put_conditions(self.conditions, pairs)
+        for condition in conditions:
+            if condition.expr.is_number and not _holds(condition, {}):
+                raise ValueError(f"{self.name} holds only where {condition.text}")
+        rest = tuple(condition for condition in conditions if not condition.expr.is_number)
+        terms = tuple(_put(term, pairs) for term in self.terms)
+        return replace(self, terms=terms, conditions=rest)
+
+    def at(self, **values: float) -> float:
+        """Return the bound's value.
+
+        Args:
+            **values: a number for every parameter, by the name that it has in
+                `theory.symbols` (alpha, L, sigma, …) or by its symbol (α, L, σ, …).
+
+        Raises:
+            TypeError: on an unknown or missing name.
+            ValueError: if a number has not the parameter's sign, or breaks a condition.
+        """
+        known = self.known(values)
+        for symbol, value in known.items():
+            _check_sign(self.name, symbol, value)
+        for condition in self.conditions:
+            if not _holds(condition, known):
+                involved = symbols.used(condition.expr)
+                given = ", ".join(f"{symbol} = {known[symbol]:g}" for symbol in involved)
+                verb = "breaks" if len(involved) == 1 else "break"
+                raise ValueError(
+                    f"{self.name} holds only where {condition.text}, which {given} {verb}"
+                )
+        return float(_evaluate(self.expr, known))
+
+    def curve(self, **values: Any) -> "np.ndarray":
+        """Return the bound's values, an array shaped as the values broadcast together.
+
+        Args:
+            **values: a number or an array for every parameter, as in `at`.
+
+        Raises:
+            TypeError: on an unknown or missing name.
+            ValueError: as `at` does, for the first point where it does.
+        """
+        import numpy as np
+
+        broadcast = np.broadcast_arrays(*(np.asarray(value, float) for value in values.values()))
+        columns = dict(zip(values, broadcast, strict=True))
+        known = {self._symbol(name): column for name, column in columns.items()}
+        self._require(known)
+        wrong = [_wrong_sign(symbol, column) for symbol, column in known.items()]
+        wrong += [~_holds(condition, known) for condition in self.conditions]
+        where = np.argwhere(np.any(np.broadcast_arrays(False, *wrong), axis=0))
+        if len(where):
+            self.at(**{name: float(column[tuple(where[0])]) for name, column in columns.items()})
+        shape = np.broadcast_shapes(*(column.shape for column in columns.values()))
+        return np.broadcast_to(_evaluate(self.expr, known), shape).copy()
+
+    def minimise(self, name: str) -> "Minimum":
+        """Return where the bound is least in one parameter.
+
+        Args:
+            name: the parameter's name; the bound is a rational function of it.
+
+        Raises:
+            TypeError: on an unknown name.
+            ValueError: if the bound is no rational function of it, or does not depend on it.
+        """
+        symbol = self._symbol(name)
+        numerator = sp.numer(sp.together(sp.diff(self.expr, symbol)))
+        if symbol not in self.expr.free_symbols or not numerator.is_polynomial(symbol):
+            raise ValueError(f"{self.name} is no rational function of {symbol}: {self.expr}")
+        from theory.minimum import Minimum
+
+        return Minimum(self, symbol, sp.Poly(sp.expand(numerator), symbol))
+
+    def latex(self) -> str:
+        """Return `quantity ≤ bound` as LaTeX."""
+        relation = r"\ge" if self.kind == "lower" else r"\le"
+        return f"{tex(self.quantity)} {relation} {' + '.join(tex(term) for term in self.terms)}"
+
+    def __str__(self) -> str:
+        """Return `name: quantity ≤ bound`."""
+        relation = "≥" if self.kind == "lower" else "≤"
+        return f"{self.name}: {self.quantity} {relation} {self.expr}"
+
+    def __repr__(self) -> str:
+        """Return the statement, not the proof."""
+        return f"<Bound {self}>"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+    def explain(self) -> str:
+        """Return the proof as readable steps, each with its rule and multiplier.
+
+        The claims on which it rests come first, with theirs.
+        """
+        from theory.catalogue import proofs
+
+        return explain(self.proof, proofs())
+
+    def describe(self) -> str:
+        """Return formula, kind, conditions, assumptions and parameters, a line each."""
+        lines = [f"{self} ({self.kind})"]
+        lines += [f"  where {condition.text}" for condition in self.conditions]
+        lines += [f"  assumes {text}" for text in self.proof.claim.assumptions]
+        lines += [f"  {s}: {symbols.MEANINGS.get(s, '')}" for s in self.parameters]
+        return "\n".join(lines)
+
+    @cached_property
+    def _names(self) -> dict[str, sp.Symbol]:
+        """The parameters by both of their names."""
+        own = {key: symbol for key, symbol in _by_name().items() if symbol in self.parameters}
+        return own | {symbol.name: symbol for symbol in self.parameters}
+
+    def _symbol(self, name: str) -> sp.Symbol:
+        named, own = _by_name(), self._names
+        if name in own:
+            return own[name]
+        near = get_close_matches(name, own, 1, 0.5)
+        other = f" (it does not depend on {named[name]})" if name in named else ""
+        hint = f": did you mean {near[0]!r}?" if near and not other else other
+        hint = hint or f"; it has {', '.join(sorted(own, key=str.lower))}"
+        raise TypeError(f"{self.name} has no parameter {name!r}{hint}")
+
+    def known(self, values: Mapping[str, float]) -> dict[sp.Symbol, float]:
+        """Return the values by symbol; refuse unknown and missing names."""
+        known = {self._symbol(name): float(value) for name, value in values.items()}
+        self._require(known)
+        return known
+
+    def _require(self, known: Mapping[sp.Symbol, Any]) -> None:
+        if missing := [symbol for symbol in self.parameters if symbol not in known]:
+            shown = "; ".join(f"{s} ({symbols.MEANINGS.get(s, 'a number')})" for s in missing)
+            raise TypeError(f"{self.name} also needs {shown}")
+
+
+def _put(expr: sp.Expr, values: Mapping[sp.Symbol, Scalar]) -> sp.Expr:
+    return sp.sympify(expr).subs(list(values.items()), simultaneous=True)
+
+
+@cache
+def _by_name() -> dict[str, sp.Symbol]:
+    """Return the symbols of `theory.symbols` by attribute name."""
+    return {key: value for key, value in vars(symbols).items() if isinstance(value, sp.Symbol)}
+
+
+def _put_conditions(
+    conditions: Iterable[Condition], values: Mapping[sp.Symbol, Scalar]
+) -> tuple[Condition, ...]:
+    return tuple(replace(each, expr=_put(each.expr, values)) for each in conditions)
+
+
+def _scalar_hypotheses(claim: Claim) -> Iterator[Condition]:
+    """Yield what the claim assumes, itself and through its sources."""
+    for hypothesis in claim.hypotheses:
+        if hypothesis.source is None:
+            yield Condition(hypothesis.name, hypothesis.expr, symbols.T)
+        else:
+            yield from _put_conditions(
+                _scalar_hypotheses(hypothesis.source), dict(hypothesis.values)
+            )
+
+
+@cache
+def _compiled(expr: sp.Expr) -> tuple[tuple[sp.Symbol, ...], Callable[..., Any]]:
+    arguments = symbols.used(expr)
+    return arguments, sp.lambdify(arguments, expr, "numpy")
+
+
+def _evaluate(expr: sp.Expr, known: Mapping[sp.Symbol, Any]) -> Any:
+    arguments, function = _compiled(expr)
+    return function(*(known[symbol] for symbol in arguments))
+
+
+def _holds(condition: Condition, known: Mapping[sp.Symbol, Any]) -> Any:
+    value = _evaluate(condition.expr, known)
+    if condition.strict:
+        return value > 0
+    sizes = sum(abs(_evaluate(term, known)) for term in sp.Add.make_args(condition.expr))
+    return value >= -ROUNDING * sizes
+
+
+def _wrong_sign(symbol: sp.Symbol, value: Any) -> Any:
+    too_small = value <= 0 if symbol.is_positive else value < 0
+    return too_small | (value == math.inf) | (value != value)
+
+
+def _check_sign(name: str, symbol: sp.Symbol, value: float) -> None:
+    if _wrong_sign(symbol, value):
+        sign = "positive" if symbol.is_positive else "non-negative"
+        meaning = symbols.MEANINGS.get(symbol, "")
+        raise ValueError(f"{name}: {symbol} ({meaning}) must be {sign} and finite, not {value:g}")

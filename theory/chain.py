@@ -1,0 +1,278 @@
+"""What a chain of relaxations costs: its elastic constant, step sizes, rates and horizons.
+
+A chain is described in the order in which an update passes through it. Its elastic constant is put
+together by the proved composition rules, part by part; the rates are those of the catalogue.
+
+Example:
+    Top-1% with error feedback, links that drop 5% of their messages and send them again, and a
+    delay of 8 steps, on 16 workers:
+
+    >>> from theory import delay, resend, top_k_feedback
+    >>> chain = Chain(top_k_feedback(0.01), resend(0.05), delay(8), workers=16)
+    >>> chain.elastic_constant
+    <Bound chain: B ≤ M*sqrt(γ)/(1 - sqrt(γ)) + M*sqrt(q/(1 - q)**2 + (q/(1 - q) + τ)**2)>
+    >>> round(chain.constant(M=1), 2)
+    206.55
+    >>> [(label, round(share, 3)) for label, share in chain.costs()]
+    [('top-k 1% with feedback', 0.961), ('5% dropped, resent', 0.0), ('delay 8', 0.038)]
+    >>> chain.rate("N").parameters
+    (L, M, T, Δ, α, σ)
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import sympy as sp
+
+from theory import symbols
+from theory.bound import Bound
+from theory.catalogue import bounds
+from theory.certificate import Condition
+from theory.minimum import positive_roots
+from theory.parts import Part, whole
+
+
+class Chain:
+    """Relaxations in the order in which an update passes through them, on p workers.
+
+    Attributes:
+        parts: the relaxations.
+        workers: p.
+        elastic_constant: the bound of B in the parts' symbols, and in M.
+    """
+
+    def __init__(self, *parts: Part, workers: int = 1):
+        """Compose the parts.
+
+        Raises:
+            TypeError: for what is no part.
+            ValueError: for unbiased compression behind another part, or workers below 1.
+        """
+        for part in parts:
+            if not isinstance(part, Part):
+                raise TypeError(f"{part!r} is no part of a chain; pass delay(…), feedback(…), …")
+        if any(part.kind == "unbiased" for part in parts[1:]):
+            raise ValueError(
+                "unbiased compression behind another part would lose what that part holds back; "
+                "put it first, or use feedback"
+            )
+        self.parts, self.workers = parts, whole("workers", workers, 1)
+        self._symbols: list[sp.Symbol] = []
+        for part in parts:
+            name = part.symbol.name
+            while any(symbol.name == name for symbol in self._symbols):
+                name += "'"
+            signs = part.symbol.assumptions0
+            self._symbols.append(sp.Symbol(name, **signs))
+        self.elastic_constant = self._compose()
+
+    @property
+    def values(self) -> dict[sp.Symbol, float]:
+        """The numbers of the parts' symbols."""
+        return {s: part.value for s, part in zip(self._symbols, self.parts, strict=True)}
+
+    def _compose(self) -> Bound:
+        bound = bounds()["synchronous"]
+        before = bound  # what stands before the present run of holds
+        mean, variance = sp.S.Zero, sp.S.Zero
+        scale, conditions = sp.S.One, dict[sp.Expr, Condition]()
+        for part, symbol in zip(self.parts, self._symbols, strict=True):
+            if part.kind == "unbiased":
+                scale = sp.sqrt(1 + symbol)
+                continue
+            setting, spread = part.settings(symbol)
+            if part.kind == "hold":
+                # Holds in a row hold back the sum of their numbers of steps.
+                mean, variance = mean + setting, variance + spread
+                bound = _held(before, mean, variance)
+                conditions |= {each.expr: each for each in bound.conditions}
+                continue
+            if part.kind == "masks":
+                bound = self._masked(bound, setting)
+            elif before.expr == 0 and variance == 0 and mean != 0:
+                bound = _put(bounds()["chain.behind"], {symbols.rho: setting, symbols.tau: mean})
+            else:
+                bound = _then(bound, "contraction", "chain.contraction", {symbols.rho: setting})
+            before, mean, variance = bound, sp.S.Zero, sp.S.Zero
+            conditions |= {each.expr: each for each in bound.conditions}
+        terms = tuple(term.subs(symbols.M, scale * symbols.M) for term in bound.terms)
+        return replace(bound, name="chain", terms=terms, conditions=tuple(conditions.values()))
+
+    def _masked(self, before: Bound, steps: sp.Expr) -> Bound:
+        """Return the least of the rules for any masks, with this chain's numbers."""
+        if before.expr == 0:
+            return _put(bounds()["shared_memory"], {symbols.tau: steps})
+        settings = {symbols.tau: steps, symbols.B1: before.expr}
+        rules = {}
+        for size in ("small", "large"):
+            rule = _put(bounds()[f"chain.masks.{size}"], settings)
+            try:
+                rules[_put(rule, {**self.values, symbols.M: 1}).at()] = rule
+            except ValueError:  # "large" holds for B₁ ≥ M/√2
+                continue
+        return rules[min(rules)]
+
+    def constant(self, M: float) -> float:
+        """Return B in numbers, for a second moment E‖G̃‖² ≤ M²."""
+        return _put(self.elastic_constant, {**self.values, symbols.M: M}).at()
+
+    def costs(self) -> list[tuple[str, float]]:
+        """Return each part's label and the share of B that the chain without it would save."""
+        whole = self.constant(M=1) or 1.0
+        rests = [
+            Chain(*self.parts[:i], *self.parts[i + 1 :], workers=self.workers)
+            for i in range(len(self.parts))
+        ]
+        saved = [1 - rest.constant(M=1) / whole for rest in rests]
+        return [(part.label, share) for part, share in zip(self.parts, saved, strict=True)]
+
+    def rate(self, name: str = "N") -> Bound:
+        """Return a rate of the catalogue with this chain's numbers put in.
+
+        Args:
+            name: of a rate in B, such as "N", "S", "C", "P", "N.tuned"; or "W" for the rate of
+                this chain that needs no second moment M.
+
+        Raises:
+            KeyError: if there is no such rate.
+            ValueError: if it is none in B, or none is proved without M for this chain.
+        """
+        rate = self._oblivious() if name == "W" else self._elastic(name)
+        return _put(rate, {symbols.p: self.workers})
+
+    def _elastic(self, name: str) -> Bound:
+        rate = bounds()[name]
+        if symbols.B not in rate.parameters:
+            raise ValueError(f"{name} is no rate in B; pass N, S, C, P, … or W")
+        rate = rate.put(B=_put(self.elastic_constant, self.values).expr)
+        if self.parts and self.parts[0].kind == "unbiased":
+            noise = symbols.sigma**2 + self.parts[0].value * symbols.M**2
+            rate = rate.put(sigma=sp.sqrt(noise))
+        return rate
+
+    def _oblivious(self) -> Bound:
+        kinds = [part.kind for part in self.parts]
+        fed = kinds[:1] == ["contraction"] and self.parts[0].symbol == symbols.gamma
+        if set(kinds[fed:]) - {"hold"} or not kinds:
+            raise ValueError(
+                "without M, rates are proved for error feedback (or none) followed by delays; "
+                f"this chain is {', '.join(part.label for part in self.parts) or 'empty'}"
+            )
+        waits = [part.settings(sp.nsimplify(part.value)) for part in self.parts[fed:]]
+        mean, variance = (
+            (sp.Add(*column) for column in zip(*waits, strict=True)) if waits else (0, 0)
+        )
+        if not fed:
+            return bounds()["W.random"].put(mean_N=mean, square_N=mean**2 + variance)
+        gamma = self.parts[0].value
+        if not waits:
+            return bounds()["W.feedback"].put(gamma=gamma)
+        if variance:
+            raise ValueError("without M, no rate is proved for feedback followed by random delays")
+        return bounds()["W.both.wide"].put(gamma=gamma, tau=mean)
+
+    def largest_step(self, name: str = "N", *, L: float) -> float:
+        """Return the largest step size for which a rate holds, or the limit below which it does.
+
+        Args:
+            name: of the rate, as in `rate`: "N" relies on a second moment M, "W" does not.
+            L: the smoothness.
+        """
+        rate = self.rate(name).put(L=L)
+        limits = [c.expr for c in rate.conditions if c.expr.free_symbols == {symbols.alpha}]
+        return min(root for expr in limits for root in positive_roots(expr, symbols.alpha, {}))
+
+    def horizon(
+        self, epsilon: float, name: str = "N", *, L: float, sigma: float, Delta: float, M: float = 0
+    ) -> tuple[float, float]:
+        """Return the T from which on a rate is within 1 + ε of its value for exact SGD.
+
+        Args:
+            epsilon: ε > 0.
+            name: of the rate: "N" or "W", as in `rate`.
+            L: the smoothness.
+            sigma: the noise, positive.
+            Delta: f(x_0) − f*.
+            M: the second moment, E‖G̃‖² ≤ M²; needed for "N" only.
+
+        Returns:
+            T at the textbook step α = √(p/T), and at exact SGD's best one, α = √(2Δp/(TLσ²)); both
+            so large that α is no larger than `largest_step`.
+
+        Raises:
+            ValueError: with unbiased compression, whose noise stays at every T; for another rate;
+                or for numbers out of range.
+        """
+        if self.parts and self.parts[0].kind == "unbiased":
+            raise ValueError("unbiased compression adds noise at every T; compare rates instead")
+        s, p, step = symbols, self.workers, self.largest_step(name, L=L)
+        known = {s.epsilon: epsilon, s.L: L, s.Delta: Delta, s.p: p, s.sigma: sigma}
+        if name == "N":
+            known[s.B] = self.constant(M)
+        elif name == "W":
+            held = self.rate("W").expr.coeff(s.alpha, 2) / (2 * s.L**2 * s.sigma**2)
+            known[s.noise_held] = sp.simplify(held)
+        else:
+            raise ValueError(f"name={name!r}: horizons are known for N and W")
+        textbook, tuned = (
+            _put(bounds()[f"{name}.horizon.{which}"], known).at() for which in ("textbook", "tuned")
+        )
+        return (
+            max(textbook, p / step**2),
+            max(tuned, 2 * Delta * p / (L * sigma**2 * step**2)),
+        )
+
+    def report(
+        self, *, L: float, M: float, sigma: float, Delta: float, epsilon: float = 0.1
+    ) -> str:
+        """Return what the chain costs, in lines for a reader; the arguments are `horizon`'s.
+
+        "W" is the rate that needs no second moment M, where one is proved.
+        """
+        lines = [
+            f"{' → '.join(part.label for part in self.parts) or 'exact SGD'}, p = {self.workers}",
+            f"  elastic constant      B = {self.elastic_constant.expr} = {self.constant(M):.4g}",
+        ]
+        lines += [
+            f"    without {label:30} B would be {100 * share:.3g}% smaller"
+            for label, share in self.costs()
+        ]
+        for name in ("N", "W"):
+            try:
+                rate, step = self.rate(name), self.largest_step(name, L=L)
+                lines.append(f"  {rate.name:20}  {rate.quantity} ≤ {_rounded(rate.expr)}")
+                lines.append(f"    largest step        α = {step:.4g}")
+                book, best = self.horizon(epsilon, name, L=L, M=M, sigma=sigma, Delta=Delta)
+                lines.append(
+                    f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at α = √(p/T)"
+                )
+                lines.append(
+                    f"                        from T = {best:.3g} at exact SGD's best step"
+                )
+            except ValueError as error:
+                lines.append(f"  {name}: {error}")
+        return "\n".join(lines)
+
+
+def _rounded(expr: sp.Expr) -> sp.Basic:
+    """Return an expression with its floating-point numbers to four digits."""
+    return expr.xreplace({number: sp.Float(number, 4) for number in expr.atoms(sp.Float)})
+
+
+def _then(before: Bound, alone: str, after: str, settings: Mapping[sp.Symbol, Any]) -> Bound:
+    """Return the bound of a part behind another, or alone if that holds nothing."""
+    if before.expr == 0:
+        return _put(bounds()[alone], settings)
+    return _put(bounds()[after], {**settings, symbols.B1: before.expr})
+
+
+def _held(before: Bound, mean: sp.Expr, variance: sp.Expr) -> Bound:
+    """Return the bound of an in-order hold of N messages behind a part."""
+    steps = {symbols.square_N: mean**2 + variance, symbols.share: 1, symbols.B1: before.expr}
+    return _put(bounds()["oblivious" if before.expr == 0 else "chain.random"], steps)
+
+
+def _put(bound: Bound, settings: Mapping[sp.Symbol, Any]) -> Bound:
+    """Return the bound with those settings that it depends on."""
+    return bound.put(**{s.name: v for s, v in settings.items() if s in bound.parameters})

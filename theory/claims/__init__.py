@@ -1,0 +1,1 @@
+"""The mathematics, a module a subject; each has `proofs()` and `bounds()`."""

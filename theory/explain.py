@@ -1,0 +1,142 @@
+"""Proofs as readable steps, and formulas as LaTeX."""
+
+import re
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
+
+import sympy as sp
+
+from theory.certificate import Certificate
+from theory.gram import Scalar, Vector
+from theory.induction import SO_FAR, Proof
+from theory.symbols import used
+
+_LETTERS = {
+    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "ε": r"\varepsilon ", "ρ": r"\rho ",
+    "σ": r"\sigma ", "τ": r"\tau ", "ξ": r"\xi ", "π": r"\pi ", "ω": r"\omega ", "λ": r"\lambda ",
+    "Δ": r"\Delta ", "Σ": r"\sum ", "∇": r"\nabla ", "‖": r"\Vert ", "⟨": r"\langle ",
+    "⟩": r"\rangle ", "√": r"\sqrt{}", "≤": r"\le ", "≥": r"\ge ", "−": "-", "×": r"\times ",
+    "⁺": "^{+}", "²": "^{2}", "³": "^{3}", "*": r"^{*}", "·": r"\cdot ", "∞": r"\infty ",
+}  # fmt: skip
+
+
+def tex(thing: str | Scalar) -> str:
+    r"""Return LaTeX for an expression, or for a formula written in Unicode.
+
+    Example:
+        >>> from theory.symbols import L, alpha, sigma
+        >>> tex(alpha * L * sigma**2), tex("E‖x⁺‖²")
+        ('L \\alpha  \\sigma ^{2}', 'E\\Vert x^{+}\\Vert ^{2}')
+    """
+    if isinstance(thing, str):
+        return "".join(_LETTERS.get(letter, letter) for letter in thing)
+    expr = sp.sympify(thing)
+    return sp.latex(expr, symbol_names={symbol: tex(symbol.name) for symbol in used(expr)})
+
+
+def vector_text(v: Vector, per_worker: Container[str] = ()) -> str:
+    """Return a vector as a reader writes it: x_i is worker i's own, "mean x" the workers' mean.
+
+    Args:
+        v: the vector.
+        per_worker: names of vectors that differ between workers, besides those seen in `v`.
+
+    Example:
+        >>> from theory.gram import mean, per_worker, vector
+        >>> g, z = per_worker("g"), vector("z")
+        >>> vector_text(z - g * 2), vector_text(g - mean(g, 3))
+        ('z − 2*g_i', 'g_i − mean g')
+    """
+    terms = dict(v.terms)
+    by_name = {base.name: (base, value) for base, value in terms.items() if value != 0}
+    parts: list[tuple[Any, str]] = []
+    for base, value in terms.items():
+        if value == 0 or (base.deviation and base.name[:-1] in by_name):
+            continue
+        deviation = by_name.get(base.name + "~")
+        if base.deviation:
+            name = base.name[:-1]
+            parts += [(value, f"{name}_i"), (-value, f"mean {name}")]
+        elif base.variance is not None:
+            parts.append((value, f"mean {base.name}" if base.workers is not None else base.name))
+        elif deviation is None:
+            parts.append((value, f"mean {base.name}" if base.name in per_worker else base.name))
+        else:
+            parts.append((deviation[1], f"{base.name}_i"))
+            if (rest := sp.together(value - deviation[1])) != 0:
+                parts.append((rest, f"mean {base.name}"))
+    text = ""
+    for value, name in parts:
+        minus = value.could_extract_minus_sign()
+        size = sp.factor(-value if minus else value)
+        factor = "" if size == 1 else f"({size})" if size.is_Add else f"{size}*"
+        text += (" − " if minus else " + ") + factor + name
+    return text.removeprefix(" + ").strip() or "0"
+
+
+def _certificate(certificate: Certificate, title: str) -> Iterator[str]:
+    claim = certificate.claim
+    yield title
+    if not certificate.multipliers and not certificate.squares:
+        yield "    both sides are equal"
+        return
+    exprs = [claim.expr, *(hypothesis.expr for hypothesis in claim.hypotheses)]
+    workers = {name for entry in used(*exprs) for name in re.findall(r"([^⟨,⟩]+)~", entry.name)}
+    yield "    right side − left side is exactly the sum of"
+    sources = {h.name: h for h in claim.hypotheses}
+    for name, weight in certificate.multipliers.items():
+        hypothesis = sources[name]
+        why = "the claim so far" if name == SO_FAR else "assumed"
+        if hypothesis.source is not None:
+            why = f"proved: {hypothesis.source.text}"
+            shown = [f"{s} = {v}" for s, v in hypothesis.values if s != v]
+            why += f", at {', '.join(shown)}" if shown else ""
+        yield f"      ({sp.factor(weight)}) × [{name}]   {why}"
+    for weight, w in certificate.squares:
+        if isinstance(w, Vector):
+            square = f"‖{vector_text(w, workers)}‖²"
+        else:
+            square = "1" if w == 1 else f"({sp.factor(w)})²"
+        yield f"      ({sp.factor(weight)}) × {square}   a square, weight ≥ 0"
+
+
+def explain(proof: Proof, among: Iterable[Proof] = ()) -> str:
+    """Return the proof as readable steps, each with its rule and multiplier.
+
+    Args:
+        proof: what is explained.
+        among: proofs of the claims on which it rests; those it uses come first.
+
+    Example:
+        >>> from theory.claims.constants import window
+        >>> print(explain(window()[0]).splitlines()[-2].strip())
+        ((n + 1)/n) × [so far]   the claim so far
+    """
+    by_claim = {other.claim.name: other for other in among}
+    seen: dict[str, Proof] = {}
+
+    def visit(current: Proof) -> None:
+        for hypothesis in current.claim.hypotheses:
+            name = hypothesis.source.name if hypothesis.source else ""
+            if name in by_claim and name not in seen:
+                visit(by_claim[name])
+        seen[current.claim.name] = current
+
+    visit(proof)
+    return "\n\n".join("\n".join(_steps(each)) for each in seen.values())
+
+
+def _steps(proof: Proof) -> Iterator[str]:
+    claim = proof.claim
+    yield f"{claim.name}: {claim.text}"
+    if claim.conditions:
+        yield "  where " + ", ".join(condition.text for condition in claim.conditions)
+    if claim.assumptions:
+        yield "  assuming " + "; ".join(claim.assumptions)
+    if claim.relations:
+        yield "  with " + ", ".join(f"{polynomial} = 0" for _, polynomial in claim.relations)
+    if claim.remark:
+        yield "  remark: " + claim.remark
+    titles = ["  proof"] if len(proof.certificates) < 2 else ["  at the start", "  step"]
+    for certificate, title in zip(proof.certificates, titles, strict=False):
+        yield from _certificate(certificate, title)
