@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import theory
 from experiments import error_feedback, figures, report, runs, simulation, verdict
 from experiments.progress import Progress
 from experiments.rows import DENSE, FEEDBACK, PLAIN, Row, Run, Settings, elastic_bound
@@ -180,15 +181,15 @@ def test_the_claim_is_judged_by_asynchronous_cells_alone(cells, words):
 
 
 def test_bounds_are_the_lemmas():
-    gamma = 0.99
-    beta = math.sqrt(gamma) / (1 - math.sqrt(gamma))
+    gamma, bounds = 0.99, theory.bounds()
+    window, residual = bounds["asynchronous"].at(n=20, M=3), bounds["feedback"].at(gamma=gamma, M=3)
     assert elastic_bound("asynchronous", DENSE, 8, 0.0, 20, 3.0) == 60
     assert elastic_bound("asynchronous", PLAIN, 8, gamma, 20, 3.0) == 60
     fed = elastic_bound("asynchronous", FEEDBACK, 8, gamma, 20, 3.0)
-    assert fed == pytest.approx(60 + 8 * beta * 3)
+    assert fed == pytest.approx(window + 8 * residual)
     assert elastic_bound("synchronous", PLAIN, 8, gamma, 0, 3.0) == 0
-    assert elastic_bound("synchronous", FEEDBACK, 8, gamma, 0, 3.0) == pytest.approx(3 * beta)
-    assert elastic_bound("sequential", FEEDBACK, 1, gamma, 0, 3.0) == pytest.approx(3 * beta)
+    assert elastic_bound("synchronous", FEEDBACK, 8, gamma, 0, 3.0) == pytest.approx(residual)
+    assert elastic_bound("sequential", FEEDBACK, 1, gamma, 0, 3.0) == pytest.approx(residual)
 
 
 def full_rows():

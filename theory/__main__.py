@@ -44,7 +44,8 @@ def latex() -> Iterator[str]:
     yield r"\begin{align*}"
     for bound in bounds().values():
         where = ", ".join(condition.text for condition in bound.conditions)
-        yield rf"  & {bound.latex()} && \text{{{bound.name}}}\; {tex(where)} \\"
+        name = bound.name.replace("_", r"\_")
+        yield rf"  & {bound.latex()} && \text{{{name}}}\; {tex(where)} \\"
     yield r"\end{align*}"
 
 

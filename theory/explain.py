@@ -15,9 +15,13 @@ _LETTERS = {
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "ε": r"\varepsilon ", "ρ": r"\rho ",
     "σ": r"\sigma ", "τ": r"\tau ", "ξ": r"\xi ", "π": r"\pi ", "ω": r"\omega ", "λ": r"\lambda ",
     "Δ": r"\Delta ", "Σ": r"\sum ", "∇": r"\nabla ", "‖": r"\Vert ", "⟨": r"\langle ",
-    "⟩": r"\rangle ", "√": r"\sqrt{}", "≤": r"\le ", "≥": r"\ge ", "−": "-", "×": r"\times ",
+    "⟩": r"\rangle ", "∂": r"\partial ", "η": r"\eta ",
+    "₀": "_{0}", "₁": "_{1}", "₂": "_{2}", "≤": r"\le ", "≥": r"\ge ", "−": "-", "×": r"\times ",
     "⁺": "^{+}", "²": "^{2}", "³": "^{3}", "*": r"^{*}", "·": r"\cdot ", "∞": r"\infty ",
 }  # fmt: skip
+
+
+_WORD = r"(?:[a-zA-Z']{3,}|a[nst]|by|i[ns]|o[fn]|to)\b"
 
 
 def tex(thing: str | Scalar) -> str:
@@ -29,6 +33,10 @@ def tex(thing: str | Scalar) -> str:
         ('L \\alpha  \\sigma ^{2}', 'E\\Vert x^{+}\\Vert ^{2}')
     """
     if isinstance(thing, str):
+        thing = re.sub(r"√\(([^()]*)\)|√(\w)", r"\\sqrt{\1\2}", thing)
+        thing = re.sub(r"_([a-z]{2,})", r"_{\1}", thing)
+        thing = re.sub(r"(?<![\\\w{])(ln|max|min)\b", r"\\\1 ", thing)
+        thing = re.sub(rf"(?<![\\\w{{])({_WORD}(?:,? {_WORD})*)", r"\\ \\text{\1}\\ ", thing)
         return "".join(_LETTERS.get(letter, letter) for letter in thing)
     expr = sp.sympify(thing)
     return sp.latex(expr, symbol_names={symbol: tex(symbol.name) for symbol in used(expr)})

@@ -60,7 +60,9 @@ def test_every_bound_speaks(bound: Bound) -> None:
     assert bound.name in bound.describe()
     assert bound.explain().count("\n") > 1
     assert bound.proof.claim.name in bound.explain()
-    assert not set(bound.latex()) & set("αβγστρΔ∇‖√")
+    latex = bound.latex()
+    assert not set(latex) & set("αβγστρΔ∇‖√₁²")
+    assert latex.count("{") == latex.count("}")
     assert bound._repr_latex_().startswith("$")
 
 
