@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from theory.catalogue import bounds, proofs, prove
 from theory.certificate import Claim
@@ -24,7 +25,7 @@ def _classic(claim: Claim) -> str:
 def listing() -> Iterator[str]:
     """Yield name, conditions, statement (sharp), classic form, verdict and ms of every claim."""
     for claim, seconds in prove():
-        cells = f"{claim.name:26} {_conditions(claim):32} {claim.text:92} {_classic(claim):62}"
+        cells = f"{claim.name:28} {_conditions(claim):32} {claim.text:92} {_classic(claim):62}"
         yield f"{cells} proved {1e3 * seconds:4.0f} ms   {claim.remark}".rstrip()
 
 
@@ -62,10 +63,10 @@ def main() -> None:
         if arguments.explain in named:
             print(explain(named[arguments.explain], proofs()))
             return
-        try:
-            bound = bounds()[arguments.explain]
-        except KeyError as error:
-            parser.error(error.args[0])
+        if arguments.explain not in bounds():
+            near = get_close_matches(arguments.explain, [*named, *bounds()], 3, 0.4)
+            parser.error(f"no claim or bound {arguments.explain!r}; near it: {', '.join(near)}")
+        bound = bounds()[arguments.explain]
         print(bound.describe(), bound.explain(), sep="\n\n")
         return
     lines = markdown() if arguments.markdown else latex() if arguments.latex else listing()

@@ -84,7 +84,6 @@ class Bound:
         kind: Kind = "upper",
         values: Mapping[sp.Symbol, Scalar] | None = None,
         link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound,
-        reference: str = "",
     ) -> "Bound":
         """Return the bound that a proof shows.
 
@@ -97,7 +96,6 @@ class Bound:
             kind: as in `Bound`.
             values: what symbols of the claim, besides `symbols.DEFINITIONS`, stand for.
             link: as in `Bound`: link(sum of terms) is checked to be the claim's right side.
-            reference: where the statement comes from.
 
         Raises:
             NotProvedError: if the claim does not say this.
@@ -122,7 +120,7 @@ class Bound:
             condition for condition in more if own.issuperset(symbols.used(condition.expr))
         )
         distinct = tuple({condition.expr: condition for condition in conditions}.values())
-        return cls(name or claim.name, quantity, shown, proof, kind, distinct, reference, link)
+        return cls(name or claim.name, quantity, shown, proof, kind, distinct, link=link)
 
     @cached_property
     def expr(self) -> sp.Expr:
@@ -246,10 +244,11 @@ class Bound:
         return explain(self.proof, proofs())
 
     def describe(self) -> str:
-        """Return formula, kind, conditions, assumptions and parameters, a line each."""
+        """Return formula, kind, conditions, assumptions, reference, parameters, a line each."""
         lines = [f"{self} ({self.kind})"]
         lines += [f"  where {condition.text}" for condition in self.conditions]
         lines += [f"  assumes {text}" for text in self.proof.claim.assumptions]
+        lines += [f"  reference: {self.reference}"] if self.reference else []
         lines += [f"  {s}: {symbols.MEANINGS.get(s, '')}" for s in self.parameters]
         return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 
@@ -59,6 +60,26 @@ MODULES = (
 )
 """The modules of claims; each has `proofs()` and `bounds()`, and uses earlier ones only."""
 
+ELASTIC = "setting: Nadiradze, Markov, Chatterjee, Kungurtsev, Alistarh, Elastic Consistency, 2021"
+REFERENCES = {
+    "N": ELASTIC,
+    "S": ELASTIC,
+    "asynchronous": "after Koloskova, Stich, Jaggi, Sharper Guarantees for Asynchronous SGD, 2022",
+    "crashes": ELASTIC,
+    "delay": "Levin, May, A Note on Difference-Delay Equations, 1976",
+    "feedback": "setting: Karimireddy, Rebjock, Stich, Jaggi, Error Feedback Fixes SignSGD, 2019",
+    "gossip": "setting: Lian et al., Can Decentralized Algorithms Outperform Centralized, 2017",
+    "local": "setting: Stich, Local SGD Converges Fast and Communicates Little, 2019",
+    "message_passing": ELASTIC,
+    "random_delays": ELASTIC,
+    "scheduler": ELASTIC,
+    "shared_memory": ELASTIC,
+    "synchronous": ELASTIC,
+    "unbiased": "setting: Alistarh, Grubic, Li, Tomioka, Vojnovic, QSGD, 2017",
+    "W": "after Stich, Karimireddy, The Error-Feedback Framework, 2020",
+}
+"""Where statements come from, by the first word of their names; the others are this package's."""
+
 
 @cache
 def proofs() -> tuple[Proof, ...]:
@@ -86,7 +107,11 @@ def bounds() -> Bounds:
         Traceback (most recent call last):
         KeyError: "no bound is named 'windw'; near it: window, ..."
     """
-    listed = [bound for module in MODULES for bound in module.bounds()]
+    listed = [
+        replace(bound, reference=REFERENCES.get(bound.name.split(".")[0], "derived here"))
+        for module in MODULES
+        for bound in module.bounds()
+    ]
     named = Bounds((bound.name, bound) for bound in listed)
     if len(named) < len(listed):
         raise ValueError("two bounds have one name")

@@ -58,6 +58,7 @@ def test_every_bound_has_values_where_it_holds_and_only_there(bound: Bound) -> N
 def test_every_bound_speaks(bound: Bound) -> None:
     assert set(bound.parameters) <= set(symbols.MEANINGS)
     assert bound.name in bound.describe()
+    assert bound.reference
     assert bound.explain().count("\n") > 1
     assert bound.proof.claim.name in bound.explain()
     latex = bound.latex()

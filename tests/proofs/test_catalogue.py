@@ -2,32 +2,30 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from theory import catalogue, symbols
+from theory import __main__, catalogue, symbols
 from theory.certificate import NotProvedError
-from theory.induction import Proof
+from theory.explain import explain
 
 PROOFS = catalogue.proofs()
 CERTIFICATES = [certificate for proof in PROOFS for certificate in proof.certificates]
-IDS = [proof.claim.name for proof in PROOFS]
+CLAIMS = [proof.claim for proof in PROOFS]
+IDS = [claim.name for claim in CLAIMS]
 
 
-@pytest.mark.parametrize("proof", PROOFS, ids=IDS)
-def test_proved(proof: Proof) -> None:
-    assert proof.check() == proof.claim
-
-
-def test_catalogue_rests_only_on_what_is_proved_before() -> None:
-    assert [claim.name for claim, _ in catalogue.prove()] == IDS
+def test_all_is_proved_and_rests_only_on_what_is_proved_before() -> None:
+    proved = [claim for claim, _ in catalogue.prove()]
+    assert proved == [proof.claim for proof in PROOFS]
     assert len(set(IDS)) == len(IDS)
     with pytest.raises(NotProvedError, match="before its proof"):
         list(catalogue.prove(PROOFS[1:]))
 
 
 def test_assumptions_reach_through_the_sources() -> None:
-    (claim,) = (claim for claim in (proof.claim for proof in PROOFS) if claim.name == "N.tuned")
+    (claim,) = (claim for claim in CLAIMS if claim.name == "N.tuned")
     assert set(claim.assumptions) == {
         "f is L-smooth",
         "∇f is L-Lipschitz",
@@ -44,15 +42,62 @@ def test_every_symbol_has_a_meaning() -> None:
     assert used - entries <= set(symbols.MEANINGS)
 
 
-def test_command_and_imports() -> None:
+def test_every_module_of_claims_is_listed() -> None:
+    files = {path.stem for path in (Path(catalogue.__file__).parent / "claims").glob("*.py")}
+    named = {module.__name__.split(".")[-1] for module in catalogue.MODULES}
+    assert named == files - {"__init__", "sgd"}  # sgd is what the others share
+
+
+def test_listing_and_imports() -> None:
     listing = subprocess.run(
         [sys.executable, "-W", "error", "-m", "theory"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert [line.split()[0] for line in listing] == IDS
+    assert [line.split("  ")[0].strip() for line in listing] == IDS
     assert all(" proved " in line for line in listing)
+    (line,) = (line for line in listing if line.startswith("feedback "))
+    assert "B = M√γ/(1 − √γ)" in line
+    assert "B² = M²γ(2 − γ)/(1 − γ)³" in line  # the classic form beside the sharp one
     code = (
         "import sys, time; start = time.perf_counter(); import theory;"
         "assert time.perf_counter() - start < 1; theory.proofs();"
         "assert not {'jax', 'elastic_jax', 'numpy'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["theory", *arguments])
+    # The proofs are checked above.
+    monkeypatch.setattr(__main__, "prove", lambda: ((claim, 0.0) for claim in CLAIMS))
+    __main__.main()
+
+
+def test_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command(monkeypatch, "--markdown")
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0][2:] for row in rows[2:]] == IDS
+    assert {row.replace("\\|", "").count("|") for row in rows} == {6}
+    command(monkeypatch, "--latex")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(catalogue.bounds()) + 2
+    assert lines[0] == r"\begin{align*}"
+
+
+def test_explanations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command(monkeypatch, "--explain", "N")
+    text = capsys.readouterr().out
+    assert "N.step" in text and "N.sum" in text and "[f is L-smooth]   assumed" in text
+    command(monkeypatch, "--explain", "random_delays.classic")
+    assert "τ_max" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "--explain", "N.setp")
+    assert "near it: N.step" in capsys.readouterr().err
+
+
+def test_every_proof_can_be_explained() -> None:
+    for proof in PROOFS:
+        text = explain(proof)
+        assert proof.claim.text in text
+        for certificate in proof.certificates:
+            for name in certificate.multipliers:
+                assert f"[{name}]" in text

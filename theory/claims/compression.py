@@ -173,6 +173,7 @@ def no_feedback() -> tuple[Proof, ...]:
             ),
             (plain,),
             (STRICT_STEP, CONTRACTS),
+            remark="proves, and betters, 2αLσ²/p for αL ≤ 1/2, known by hand",
         ),
         {plain.name: ONE},
     )

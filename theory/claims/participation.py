@@ -164,6 +164,7 @@ def partial() -> tuple[Proof, ...]:
             tuple(2 * term for term in terms),
             (floor, share, at_half),
             (some, enough, STEP),
+            remark="proves what was known by hand; N.partial and N.fresh say more",
         ),
         {
             floor.name: ONE,
