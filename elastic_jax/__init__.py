@@ -12,7 +12,7 @@ Compressors                top_k, block_top_k, threshold, random_k, sign, quanti
                            low_rank, identity; Compressor
 Models of delay            constant, per_leaf, uniform, geometric, pmf, per_coordinate, replay;
                            DelayModel
-Workers in step            worker_step, simulate, all_mean, fold_in_worker
+Workers in step            worker_step, simulate, distribute, all_mean, fold_in_worker
 Workers that race          draw_trace, make_trace, Trace, asynchronous; constant_speed,
                            exponential_speed, lognormal_speed, pareto_speed, stops_after
 Make your own              relaxation, check_order
@@ -20,10 +20,12 @@ Known constants            problems
 """
 
 from elastic_jax import problems
+from elastic_jax.absorb import absorb
 from elastic_jax.compressors import identity, low_rank, natural, quantize, sign
+from elastic_jax.devices import distribute
 from elastic_jax.events import asynchronous
 from elastic_jax.exchange import all_mean
-from elastic_jax.feedback import absorb, compress, ef21, error_feedback
+from elastic_jax.feedback import compress, ef21, error_feedback
 from elastic_jax.mass import elastic_gap, held, lost, virtual_params
 from elastic_jax.meter import meter
 from elastic_jax.order import check_order, relaxation
@@ -66,6 +68,7 @@ __all__ = [
     "constant",
     "constant_speed",
     "delay",
+    "distribute",
     "draw_trace",
     "ef21",
     "elastic_gap",

@@ -33,7 +33,14 @@ class Leaf(NamedTuple):
     omega: Callable[[Any], float] | None = None
 
 
-def lift(name: str, leaf: Leaf, *, deterministic: bool = True, scope: str = "leaf") -> Compressor:
+def lift(
+    name: str,
+    leaf: Leaf,
+    *,
+    deterministic: bool = True,
+    linear: bool = False,
+    scope: str = "leaf",
+) -> Compressor:
     """Makes a compressor of trees, leaf by leaf or over all leaves as one vector."""
     if scope not in ("leaf", "tree"):
         raise ValueError(
@@ -104,6 +111,7 @@ def lift(name: str, leaf: Leaf, *, deterministic: bool = True, scope: str = "lea
         gamma=worst(leaf.gamma),
         omega=None if omega is None else worst(omega),
         deterministic=deterministic,
+        linear=linear,
     )
 
 
@@ -136,6 +144,7 @@ def identity() -> Compressor:
             gamma=lambda like: 0.0,
             omega=lambda like: 0.0,
         ),
+        linear=True,
     )
 
 

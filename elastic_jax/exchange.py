@@ -4,6 +4,7 @@ Everything that crosses workers is a function of an axis name, so that one step 
 `jax.vmap(axis_name=…)`, `jax.shard_map` and `jax.pmap` alike.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,8 @@ def axis_names(axis_name: AxisName) -> tuple[str, ...]:
             f"axis_name={axis_name!r} is no axis name; pass the name given to vmap or to the mesh, "
             "for example 'workers', or a tuple of names, innermost first"
         )
+    if len(set(names)) < len(names):
+        raise ValueError(f"axis_name={axis_name!r} names an axis twice; name each once")
     return names
 
 
@@ -55,6 +58,29 @@ def worker_index(axis_name: AxisName) -> jax.Array:
         index = index + jnp.int32(stride) * jax.lax.axis_index(name).astype(jnp.int32)
         stride *= jax.lax.axis_size(name)
     return index
+
+
+def device_axes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns those axes that stand for devices (`jax.shard_map`, `jax.pmap`), not for a `vmap`."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(name for name in names if name in manual)
+
+
+def varying(tree: Any, axis_name: AxisName) -> Any:
+    """Makes a tree each worker's own: under `jax.shard_map` replicated arrays become varying.
+
+    Elsewhere, and where they are varying already, it does nothing.
+    """
+
+    def own(leaf, name):
+        try:
+            return jax.lax.pcast(leaf, name, to="varying")
+        except ValueError:  # it is already
+            return leaf
+
+    for name in device_axes(axis_names(axis_name)):
+        tree = jax.tree.map(functools.partial(own, name=name), tree)
+    return tree
 
 
 class AllMeanState(NamedTuple):

@@ -1,11 +1,17 @@
 """Compression of updates: with error feedback, without it, and by an estimator.
 
 All of these come after the base optimizer and act on updates of the parameters. Sums are kept in
-float32 (or wider) and messages in the updates' dtype, so that nothing is lost to rounding: what a
-narrower message cannot express stays in the residual.
+float32 (or wider); what is compressed is first rounded to the updates' dtype, the one in which it
+travels. Nothing is lost to rounding: what a narrower message cannot express stays in the residual.
+
+With an `axis_name` the messages are averaged over the workers, and between devices it is payloads
+that travel (`elastic_jax.wire` says which way, and how many bytes). An `exchange` of your own sees
+decompressed messages.
 """
 
+import functools
 import numbers
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -13,51 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.exchange import AxisName, all_mean
+from elastic_jax.exchange import AllMeanState, AxisName, all_mean, axis_names
 from elastic_jax.order import check_seed, relaxation, relaxed_states
-from elastic_jax.precision import add, narrow, wide
+from elastic_jax.precision import minus, narrow_as, plus, wide, zeros
 from elastic_jax.types import Compressor
-
-
-class _Sender(NamedTuple):
-    """A compressor's own memory and its worker's randomness."""
-
-    state: Any
-    worker_key: Any  # key data [2] uint32; () where the compressor is deterministic
-
-
-def _sender(compressor: Compressor, seed: int, params: optax.Params) -> _Sender:
-    key, start = jax.random.split(jax.random.key(seed))
-    data = jax.random.key_data(key)
-    return _Sender(compressor.init(start, params), () if compressor.deterministic else data)
-
-
-def _send(compressor: Compressor, sender: _Sender, tree: Any) -> tuple[Any, _Sender]:
-    """Compresses a tree and advances the sender."""
-    data = sender.worker_key
-    if compressor.deterministic:
-        key = jax.random.key(0)  # ignored
-    else:
-        carry, key = jax.random.split(jax.random.wrap_key_data(data))
-        data = jax.random.key_data(carry)
-    sent, state = compressor.dense(key, sender.state, tree)
-    return sent, _Sender(state, data)
-
-
-def _zeros(params: optax.Params) -> Any:
-    return jax.tree.map(lambda x: jnp.zeros_like(wide(x)), params)
-
-
-def _plus(tree: Any, more: Any) -> Any:
-    return jax.tree.map(add, tree, more)
-
-
-def _minus(tree: Any, less: Any) -> Any:
-    return jax.tree.map(lambda y, m: add(y, -m), tree, less)
-
-
-def _narrow(tree: Any, like: Any) -> Any:
-    return jax.tree.map(lambda y, u: narrow(y, u.dtype), tree, like)
+from elastic_jax.wire import Sender, new_sender, send
 
 
 def _check(compressor: Any, axis_name: Any, exchange: Any, seed: Any) -> None:
@@ -67,8 +33,8 @@ def _check(compressor: Any, axis_name: Any, exchange: Any, seed: Any) -> None:
         )
     if axis_name is not None and exchange is not None:
         raise ValueError(
-            f"axis_name={axis_name!r} is short for exchange=all_mean({axis_name!r}); pass one of "
-            "axis_name and exchange, not both"
+            f"axis_name={axis_name!r} averages already, as exchange=all_mean({axis_name!r}) would; "
+            "pass one of axis_name and exchange, not both"
         )
     check_seed(seed)
     if exchange is not None:
@@ -82,17 +48,40 @@ def _check(compressor: Any, axis_name: Any, exchange: Any, seed: Any) -> None:
             )
 
 
-def _then_exchange(
-    local: optax.GradientTransformation | None,
+def _transformation(
+    init: optax.TransformInitFn,
+    update: Callable[[Any, Any, Callable[..., Any]], tuple[Any, Any]],
+    compressor: Compressor,
     axis_name: AxisName | None,
     exchange: optax.GradientTransformation | None,
 ) -> optax.GradientTransformationExtraArgs:
+    """Makes a relaxation whose messages are averaged on the wire, by an exchange, or not at all.
+
+    `update(updates, state, say)` is given `say(sender, tree) -> (message, average, sender)`.
+    """
+    names = None if axis_name is None else axis_names(axis_name)
+    say = functools.partial(send, compressor, names)
+
+    def local(updates, state, params=None, **extra):
+        return update(updates, state, say)
+
+    def crossing(updates, state, params=None, **extra):
+        own, mark = state
+        new_updates, own = update(updates, own, say)
+        return new_updates, (own, mark)
+
+    if names is not None:
+        return relaxation(lambda params: (init(params), AllMeanState()), crossing)
+    alone = relaxation(init, local)
+    return alone if exchange is None else optax.chain(alone, exchange)
+
+
+def _exchange_only(
+    axis_name: AxisName | None, exchange: optax.GradientTransformation | None
+) -> optax.GradientTransformationExtraArgs:
     if axis_name is not None:
         exchange = all_mean(axis_name)
-    steps = [step for step in (local, exchange) if step is not None]
-    if not steps:
-        return optax.with_extra_args_support(optax.identity())
-    return optax.chain(*steps) if len(steps) > 1 else optax.with_extra_args_support(steps[0])
+    return optax.with_extra_args_support(optax.identity() if exchange is None else exchange)
 
 
 # ---- without feedback ----
@@ -102,7 +91,7 @@ class CompressState(NamedTuple):
     """State of `compress`, which loses mass."""
 
     dropped: Any  # tree [params], everything dropped so far
-    sender: _Sender
+    sender: Sender
 
     def lost(self) -> Any:
         """Returns the sum of all that compression dropped."""
@@ -124,8 +113,9 @@ def compress(
 
     Args:
         compressor: what crosses the wire.
-        axis_name: the workers' axis; short for `exchange=all_mean(axis_name)`.
-        exchange: how the workers' messages are averaged; None leaves them on their worker.
+        axis_name: the workers' axis, or several, innermost first: messages are averaged over it,
+            as by `exchange=all_mean(axis_name)`, but between devices their payloads travel.
+        exchange: another way to average messages, decompressed; None leaves them on their worker.
         seed: of a compressor that draws; see `fold_in_worker`.
 
     Returns:
@@ -147,17 +137,17 @@ def compress(
     """
     _check(compressor, axis_name, exchange, seed)
     if compressor.name == "identity":
-        return _then_exchange(None, axis_name, exchange)
+        return _exchange_only(axis_name, exchange)
 
     def init(params):
-        return CompressState(_zeros(params), _sender(compressor, seed, params))
+        return CompressState(zeros(params), new_sender(compressor, seed, params))
 
-    def update(updates, state, params=None, **extra):
-        sent, sender = _send(compressor, state.sender, updates)
-        rest = jax.tree.map(lambda u, m: wide(u) - wide(m), updates, sent)
-        return sent, CompressState(_plus(state.dropped, rest), sender)
+    def update(updates, state, say):
+        message, average, sender = say(state.sender, updates)
+        rest = jax.tree.map(lambda u, m: wide(u) - wide(m), updates, message)
+        return narrow_as(average, updates), CompressState(plus(state.dropped, rest), sender)
 
-    return _then_exchange(relaxation(init, update), axis_name, exchange)
+    return _transformation(init, update, compressor, axis_name, exchange)
 
 
 # ---- with feedback ----
@@ -167,7 +157,7 @@ class ErrorFeedbackState(NamedTuple):
     """State of `error_feedback`."""
 
     residual: Any  # tree [params], float32 or wider
-    sender: _Sender
+    sender: Sender
 
     def held(self) -> Any:
         """Returns the residual."""
@@ -178,7 +168,7 @@ class DecayedErrorFeedbackState(NamedTuple):
     """State of `error_feedback` with a decay below 1, which loses mass."""
 
     residual: Any  # tree [params], float32 or wider
-    sender: _Sender
+    sender: Sender
     dropped: Any  # tree [params], all that decayed so far
 
     def held(self) -> Any:
@@ -207,8 +197,9 @@ def error_feedback(
 
     Args:
         compressor: a contraction, for example `top_k(0.01)`.
-        axis_name: the workers' axis; short for `exchange=all_mean(axis_name)`.
-        exchange: how the workers' messages are averaged; None leaves them on their worker.
+        axis_name: the workers' axis, or several, innermost first: messages are averaged over it,
+            as by `exchange=all_mean(axis_name)`, but between devices their payloads travel.
+        exchange: another way to average messages, decompressed; None leaves them on their worker.
         decay: what part of the residual is kept each step, in (0, 1]; may be traced. Below 1 the
             rest is lost, and the state's `lost()` says how much.
         seed: of a compressor that draws; see `fold_in_worker`.
@@ -242,26 +233,26 @@ def error_feedback(
     if decays and not traced and not (isinstance(decay, numbers.Real) and 0 < decay < 1):
         raise ValueError(f"decay={decay!r} is out of range; pass a number in (0, 1], 1 to keep all")
     if compressor.name == "identity" and not traced:
-        return _then_exchange(None, axis_name, exchange)
+        return _exchange_only(axis_name, exchange)
 
     def init(params):
-        sender = _sender(compressor, seed, params)
+        sender = new_sender(compressor, seed, params)
         if decays:
-            return DecayedErrorFeedbackState(_zeros(params), sender, _zeros(params))
-        return ErrorFeedbackState(_zeros(params), sender)
+            return DecayedErrorFeedbackState(zeros(params), sender, zeros(params))
+        return ErrorFeedbackState(zeros(params), sender)
 
-    def update(updates, state, params=None, **extra):
-        y = _plus(state.residual, updates)
-        sent, sender = _send(compressor, state.sender, y)
-        sent = _narrow(sent, updates)
-        rest = _minus(y, sent)
+    def update(updates, state, say):
+        y = plus(state.residual, updates)
+        message, average, sender = say(state.sender, narrow_as(y, updates))
+        sent = narrow_as(average, updates)
+        rest = minus(y, message)
         if not decays:
             return sent, ErrorFeedbackState(rest, sender)
         kept = jax.tree.map(lambda r: r * jnp.asarray(decay).astype(r.dtype), rest)
-        dropped = _plus(state.dropped, _minus(rest, kept))
+        dropped = plus(state.dropped, minus(rest, kept))
         return sent, DecayedErrorFeedbackState(kept, sender, dropped)
 
-    return _then_exchange(relaxation(init, update), axis_name, exchange)
+    return _transformation(init, update, compressor, axis_name, exchange)
 
 
 # ---- an estimator ----
@@ -271,8 +262,9 @@ class Ef21State(NamedTuple):
     """State of `ef21`, which conserves no mass."""
 
     estimate: Any  # tree [params], the estimate g of the worker's update
-    sender: _Sender
+    sender: Sender
     missed: Any  # tree [params], sum of u - g so far
+    average: Any  # tree [params], the mean of all workers' estimates; () without an axis_name
 
     def lost(self) -> Any:
         """Returns the (signed) sum of all updates less what was applied for them."""
@@ -288,15 +280,16 @@ def ef21(
 ) -> optax.GradientTransformationExtraArgs:
     """Applies a running estimate of the update, corrected by compressed differences.
 
-        g⁺ = g + C(u - g)        returns g⁺
+        g⁺ = g + C(u - g)        returns g⁺, or the mean of all workers' g⁺
 
     An estimator, not a relaxation: `u - g⁺` is neither held nor applied later. Its state's
     `lost()` is the running sum of those differences. Workers start from `g = 0`.
 
     Args:
         compressor: a contraction, for example `top_k(0.01)`.
-        axis_name: the workers' axis; short for `exchange=all_mean(axis_name)`.
-        exchange: how the workers' estimates are averaged; None leaves them on their worker.
+        axis_name: the workers' axis, or several, innermost first: every worker keeps the mean of
+            all estimates too, and adds the mean of the messages; payloads travel between devices.
+        exchange: another way to average the estimates; None leaves them on their worker.
         seed: of a compressor that draws; see `fold_in_worker`.
 
     Returns:
@@ -312,78 +305,22 @@ def ef21(
     """
     _check(compressor, axis_name, exchange, seed)
     if compressor.name == "identity":
-        return _then_exchange(None, axis_name, exchange)
+        return _exchange_only(axis_name, exchange)
 
     def init(params):
-        return Ef21State(_zeros(params), _sender(compressor, seed, params), _zeros(params))
+        average = () if axis_name is None else zeros(params)
+        own = new_sender(compressor, seed, params)
+        return Ef21State(zeros(params), own, zeros(params), average)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, say):
         away = jax.tree.map(lambda u, g: u.astype(g.dtype) - g, updates, state.estimate)
-        sent, sender = _send(compressor, state.sender, away)
-        estimate = _plus(state.estimate, sent)
-        applied = _narrow(estimate, updates)
-        rest = jax.tree.map(lambda u, g: wide(u) - wide(g), updates, applied)
-        missed = _plus(state.missed, rest)
-        return applied, Ef21State(estimate, sender, missed)
+        message, change, sender = say(state.sender, narrow_as(away, updates))
+        estimate = plus(state.estimate, message)
+        average = estimate if axis_name is None else plus(state.average, change)
+        applied = narrow_as(average, updates)
+        rest = jax.tree.map(lambda u, g: wide(u) - g, updates, estimate)
+        rounding = jax.tree.map(lambda g, a: g - wide(a), average, applied)
+        missed = plus(state.missed, plus(rest, rounding))
+        return applied, Ef21State(estimate, sender, missed, () if axis_name is None else average)
 
-    return _then_exchange(relaxation(init, update), axis_name, exchange)
-
-
-# ---- narrow parameters ----
-
-
-class AbsorbState(NamedTuple):
-    """State of `absorb`."""
-
-    remainder: Any  # tree [params], float32 or wider
-
-    role = "absorb"
-
-    def held(self) -> Any:
-        """Returns what rounding has kept out of the parameters so far."""
-        return self.remainder
-
-
-def absorb() -> optax.GradientTransformationExtraArgs:
-    """Holds in float32 what parameters of a narrower dtype round away.
-
-    `optax.apply_updates` rounds `v + u` to the dtype of v: in bfloat16 an update smaller than
-    |v|/512 vanishes whole. Put last in a chain, `absorb` returns what will really be applied,
-
-        y = u + h        v⁺ = round(v + round(y))        h⁺ = y - (v⁺ - v)        returns round(y)
-
-    so that `v + h` moves by u exactly (in float32). For float32 parameters it holds float32's own
-    rounding remainders, as far as they can be seen in float32.
-
-    Returns:
-        An `optax.GradientTransformationExtraArgs`; its update needs `params`.
-
-    Example:
-        >>> import jax.numpy as jnp, optax
-        >>> import elastic_jax as ej
-        >>> view = jnp.ones(1, jnp.bfloat16)
-        >>> opt = optax.chain(optax.sgd(1.0), ej.absorb())
-        >>> state = opt.init(view)
-        >>> for _ in range(4):
-        ...     update, state = opt.update(jnp.full(1, 0.001, jnp.bfloat16), state, view)
-        ...     view = optax.apply_updates(view, update)
-        >>> print(view, ej.virtual_params(view, state))
-        [0.996094] [0.9960022]
-    """
-
-    def init(params):
-        return AbsorbState(_zeros(params))
-
-    def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("params is None: absorb needs the view; pass params to update")
-        y = _plus(state.remainder, updates)
-        out = _narrow(y, params)
-
-        def moved(v, u):
-            """How far optax.apply_updates will move v, rounding as it does."""
-            return wide(narrow(wide(v) + wide(u), v.dtype)) - wide(v)
-
-        return out, AbsorbState(_minus(y, jax.tree.map(moved, params, out)))
-
-    return relaxation(init, update)
+    return _transformation(init, update, compressor, axis_name, exchange)

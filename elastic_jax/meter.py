@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.exchange import AxisName, axis_names
+from elastic_jax.exchange import AxisName, axis_names, varying
 from elastic_jax.mass import elastic_gap, lost, tree_total
 from elastic_jax.order import proposals, record_passages, relaxed_states
 from elastic_jax.precision import squared_norm
@@ -126,17 +126,19 @@ def meter(
             step = jax.lax.pmax(step, name)  # all alike; says so to vmap, so that cond can skip
         due = (step % every == 0) & (alpha > 0)
 
+        def own(tree):  # each worker's, whichever branch is taken
+            return tree if axis_name is None else varying(tree, axis_name)
+
+        running = own((state.gap, state.elastic_constant, state.lost_mass))
+
         def sample(running):
             gap = elastic_gap(params, state.inner, axis_name, per_leaf=True)
             missing = tree_total(jax.tree.map(squared_norm, lost(state.inner, params)))
             whole = tree_total(gap)
-            values = (gap if per_leaf else whole, whole / alpha**2, missing)
-            return tuple(
-                _include(old, value, count, root)
-                for old, value, root in zip(running, values, (False, True, False), strict=True)
-            )
+            values = (gap if per_leaf else whole, whole / (alpha**2).astype(whole.dtype), missing)
+            columns = zip(running, values, (False, True, False), strict=True)
+            return own(tuple(_include(old, value, count, root) for old, value, root in columns))
 
-        running = (state.gap, state.elastic_constant, state.lost_mass)
         gap, constant, missing = jax.lax.cond(due, sample, lambda running: running, running)
         # B̂ is never negative, but XLA does not know: that ties the updates to the sample, so that
         # the inner state is read before it is overwritten, and need not be copied at every step
@@ -161,9 +163,9 @@ def meter(
 
         def sample_moment(old):
             moment = tree_total(jax.tree.map(squared_norm, proposed))
-            return _include(old, moment / alpha**2, count, True)
+            return own(_include(old, moment / (alpha**2).astype(moment.dtype), count, True))
 
-        moment = jax.lax.cond(due, sample_moment, lambda old: old, state.second_moment)
+        moment = jax.lax.cond(due, sample_moment, lambda old: old, own(state.second_moment))
         flag = state.alarm
         if alarm is not None:
             flag = flag | (constant.last > jnp.asarray(alarm, jnp.float32))

@@ -59,3 +59,26 @@ def squared_norm(x: jax.Array) -> jax.Array:
     """Returns the squared Euclidean norm of an array, summed in float32 or wider."""
     x = wide(x)
     return jnp.sum(x * x)
+
+
+# ---- trees ----
+
+
+def zeros(params: Any) -> Any:
+    """Returns zeros shaped like a tree, in float32 or wider."""
+    return jax.tree.map(lambda x: jnp.zeros_like(wide(x)), params)
+
+
+def plus(tree: Any, more: Any) -> Any:
+    """Adds two trees, each pair of leaves in the wider of their dtypes."""
+    return jax.tree.map(add, tree, more)
+
+
+def minus(tree: Any, less: Any) -> Any:
+    """Subtracts a tree, each leaf in the wider of the two dtypes."""
+    return jax.tree.map(lambda y, m: add(y, -m), tree, less)
+
+
+def narrow_as(tree: Any, like: Any) -> Any:
+    """Rounds a tree to the dtypes of another."""
+    return jax.tree.map(lambda y, u: narrow(y, u.dtype), tree, like)

@@ -100,7 +100,9 @@ def _select(x: Array, k: ArrayLike, zeros: bool) -> Array:
     uint = jnp.dtype(jnp.uint64 if x.dtype.itemsize == 8 else jnp.uint32)
     zero, one = uint.type(0), uint.type(1)
     top = uint.type(1 << (8 * x.dtype.itemsize - 1))  # above every magnitude
-    k = jnp.clip(jnp.asarray(k, jnp.int32), 0, d)
+    # Added to what the loops start from: zero, but under shard_map as much each device's own as x.
+    nil = jnp.sum(magnitude(x[:1]).astype(jnp.int32), dtype=jnp.int32) & 0
+    k = jnp.clip(jnp.asarray(k, jnp.int32), 0, d) + nil
 
     def keys(x, pivot, ties):  # the magnitudes; where `ties` is d, the order of the pivot's equals
         bits = magnitude(x).astype(uint)
@@ -135,7 +137,8 @@ def _select(x: Array, k: ArrayLike, zeros: bool) -> Array:
         return low, high, low, high, jnp.where(tied, d, n), pivot, ties, guess
 
     first, last, guess = (zero, top, None) if d <= _SHORT else _bracket(x, k, uint, top)
-    state = zero, top, first, last, jnp.int32(d), zero, zero, guess
+    state = zero, top, first, last, jnp.int32(d), zero, zero
+    state = (*(value + nil.astype(value.dtype) for value in state), guess)
     low, _, _, _, _, pivot, ties, _ = lax.while_loop(unfinished, body, state)
     bits = magnitude(x).astype(uint)
     cut = jnp.where(ties > 0, jnp.int32(d) - low.astype(jnp.int32), d)  # the last equal to mark
@@ -154,7 +157,7 @@ def _bracket(x: Array, k: Array, uint: jnp.dtype, top: Array):
     first, last = search(ranks)
     first = jnp.where(ranks[0] < m, first, uint.type(0))
     last = jnp.where(ranks[1] > 0, jnp.maximum(first, last) + uint.type(1), top)
-    return first, last, (margin * (x.size / m), margin * (x.size / m), jnp.int32(0))
+    return first, last, (margin * (x.size / m), margin * (x.size / m), k & 0)
 
 
 def _search(y: Array, k: Array, low: Array, high: Array, n: Array, guess=None):
@@ -189,6 +192,7 @@ def _search(y: Array, k: Array, low: Array, high: Array, n: Array, guess=None):
         low, high = jnp.where(enough, t, low), jnp.where(enough, high, t)
         return low, high, jnp.where(enough, count, n), guess
 
+    low, high, n = (value + (k & 0).astype(value.dtype) for value in (low, high, n))
     return lax.while_loop(
         lambda state: (state[1] - state[0] > 1) & (state[2] != k), body, (low, high, n, guess)
     )

@@ -274,7 +274,8 @@ def random_k(
         fraction_or_count: as in `top_k`, static.
         unbiased: scale by d/k.
         shared_seed: None draws for each worker apart; an int makes all workers draw the same
-            entries at the same step, so that no indices need to be sent.
+            entries at the same step, so that no indices need to be sent, and values can be
+            averaged on their way.
 
     Returns:
         The compressor; not deterministic.
@@ -348,4 +349,5 @@ def random_k(
             omega=contraction if unbiased else None,
         ),
         deterministic=False,
+        linear=shared_seed is not None,
     )

@@ -28,6 +28,8 @@ class Compressor(NamedTuple):
         omega: `like -> float`, the variance of an unbiased C: `E C(y) = y`,
             `E||C(y) - y||² <= omega ||y||²`; None for a biased C.
         deterministic: whether the key is ignored.
+        linear: whether the payloads that workers send at one step may be averaged as they are:
+            `decode` is linear in the payload's floats, and the rest of it is the same on all.
     """
 
     name: str
@@ -39,3 +41,4 @@ class Compressor(NamedTuple):
     gamma: Callable[[Tree], float]
     omega: Callable[[Tree], float] | None = None
     deterministic: bool = True
+    linear: bool = False

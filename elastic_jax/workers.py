@@ -1,6 +1,5 @@
 """One worker's step, and p of them side by side."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.exchange import AxisName, axis_names, worker_index
+from elastic_jax.exchange import AxisName, axis_names, varying, worker_index
 from elastic_jax.order import check_order
 
 
@@ -80,20 +79,7 @@ def _local(params: optax.Params, axis_name: AxisName | None) -> optax.Params:
     JAX would return the *sum* over workers as their gradient, and relaxations would hold the wrong
     mass without a word.
     """
-    if axis_name is None:
-        return params
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-
-    def own(leaf, name):
-        try:
-            return jax.lax.pcast(leaf, name, to="varying")
-        except ValueError:  # it is already
-            return leaf
-
-    for name in axis_names(axis_name):
-        if name in manual:
-            params = jax.tree.map(functools.partial(own, name=name), params)
-    return params
+    return params if axis_name is None else varying(params, axis_name)
 
 
 def fold_in_worker(opt_state: optax.OptState, worker: chex.Numeric) -> optax.OptState:
@@ -146,15 +132,8 @@ def simulate(step: WorkerStep, workers: int) -> WorkerStep:
         >>> print(losses, states.params[0])
         [8. 2.] [1.  0.5]
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
-    if not isinstance(step, WorkerStep):
-        raise TypeError(f"step={step!r} is no worker step; pass worker_step(loss_fn, optimizer, …)")
-    if not isinstance(step.axis_name, str):
-        raise ValueError(
-            f"step has axis_name={step.axis_name!r}; make it with worker_step(..., axis_name=...), "
-            "one name: the axis of its exchange"
-        )
+    check_workers(workers)
+    check_one_axis(step)
     index = jnp.arange(workers)
 
     def init(params):
@@ -164,12 +143,39 @@ def simulate(step: WorkerStep, workers: int) -> WorkerStep:
         return jax.vmap(of_one, in_axes=(0, None), axis_name=step.axis_name)(index, params)
 
     def run(states, batches):
-        for leaf in jax.tree.leaves(batches):
-            if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != workers:
-                raise ValueError(
-                    f"batches hold an array of shape {jnp.shape(leaf)}; stack one batch for each "
-                    f"of the {workers} workers along the first axis"
-                )
+        check_batches(batches, workers)
         return jax.vmap(step.step, axis_name=step.axis_name)(states, batches)
 
     return WorkerStep(init, run, step.axis_name)
+
+
+def check_workers(workers: Any) -> None:
+    """Refuses what is no number of workers."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
+
+
+def check_step(step: Any) -> None:
+    """Refuses what is no worker step."""
+    if not isinstance(step, WorkerStep):
+        raise TypeError(f"step={step!r} is no worker step; pass worker_step(loss_fn, optimizer, …)")
+
+
+def check_one_axis(step: Any) -> None:
+    """Refuses a worker step that does not stand on one axis."""
+    check_step(step)
+    if not isinstance(step.axis_name, str):
+        raise ValueError(
+            f"step has axis_name={step.axis_name!r}; make it with worker_step(..., axis_name=...), "
+            "one name: the axis of its exchange"
+        )
+
+
+def check_batches(batches: Any, workers: int) -> None:
+    """Refuses batches that are not stacked [p, ...]."""
+    for leaf in jax.tree.leaves(batches):
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != workers:
+            raise ValueError(
+                f"batches hold an array of shape {jnp.shape(leaf)}; stack one batch for each "
+                f"of the {workers} workers along the first axis"
+            )

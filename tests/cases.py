@@ -111,23 +111,29 @@ LOCAL = [
     Case("ef21", lambda params: ej.ef21(COMPRESSORS["top_k(0.25)"]), loses=True),
 ]
 
-EXCHANGES = [
-    Case("all_mean", lambda params: ej.all_mean(AXIS)),
-    Case(
-        "error_feedback(axis_name)",
-        lambda params: ej.error_feedback(COMPRESSORS["top_k(0.25)"], axis_name=AXIS),
-    ),
-    Case(
-        "compress(exchange)",
-        lambda params: ej.compress(COMPRESSORS["quantize(4)"], exchange=ej.all_mean(AXIS)),
-        loses=True,
-    ),
-    Case(
-        "ef21(axis_name)",
-        lambda params: ej.ef21(COMPRESSORS["top_k(0.25)"], axis_name=AXIS),
-        loses=True,
-    ),
-]
+
+def exchanges(axis_name: str | tuple[str, ...]) -> list[Case]:
+    """The exchanges, over an axis or several."""
+    return [
+        Case("all_mean", lambda params: ej.all_mean(axis_name)),
+        Case(
+            "error_feedback(axis_name)",
+            lambda params: ej.error_feedback(COMPRESSORS["top_k(0.25)"], axis_name=axis_name),
+        ),
+        Case(
+            "compress(exchange)",
+            lambda params: ej.compress(COMPRESSORS["quantize(4)"], exchange=ej.all_mean(axis_name)),
+            loses=True,
+        ),
+        Case(
+            "ef21(axis_name)",
+            lambda params: ej.ef21(COMPRESSORS["top_k(0.25)"], axis_name=axis_name),
+            loses=True,
+        ),
+    ]
+
+
+EXCHANGES = exchanges(AXIS)
 
 TREES = {
     "vector": lambda dtype: jnp.zeros(7, dtype),

@@ -1,5 +1,6 @@
 """Small tools that several tests of transformations share."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from cases import AXIS
+from jax.sharding import AxisType
 
 EPS = float(jnp.finfo(jnp.float32).eps)
 
@@ -46,3 +49,9 @@ def signature(tree: Any) -> Any:
     """Structure, shapes, dtypes and weak types."""
     leaves, treedef = jax.tree.flatten(tree)
     return treedef, [(x.shape, x.dtype, bool(x.weak_type)) for x in leaves]
+
+
+def mesh_of(*sizes: int, names: tuple[str, ...] = (AXIS,), kind: Any = AxisType.Auto) -> Any:
+    """A mesh of the first devices, with one axis of workers unless named otherwise."""
+    there = jax.devices()[: math.prod(sizes)]
+    return jax.make_mesh(sizes, names, axis_types=(kind,) * len(sizes), devices=there)

@@ -1,13 +1,19 @@
 """p parallel workers against plain numpy, and what `simulate` promises."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from cases import AXIS
+from jax.sharding import PartitionSpec
+from steps import draws, mesh_of
 
 import elastic_jax as ej
+from elastic_jax import workers
+from elastic_jax.workers import WorkerStep
 
 D, STEPS, ALPHA = 6, 30, 0.2
 EIGENVALUES = np.linspace(0.1, 1.0, D).astype(np.float32)
@@ -125,18 +131,86 @@ def test_gap_where_views_differ():
     np.testing.assert_allclose(gap, np.sum((x - state.params) ** 2, axis=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_gradients_are_local_under_shard_map(check_vma):
-    """JAX returns the sum over workers as the gradient of replicated parameters; the step not."""
-    mesh = jax.make_mesh((2,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    chain = optax.chain(optax.sgd(1.0), ej.all_mean(AXIS))
-    step = ej.worker_step(lambda params, batch: jnp.sum(params) * batch, chain, AXIS)
+# ---- gradients are each worker's own ----
+
+
+def linear_loss(x, noise):
+    return jnp.sum(x * noise)
+
+
+def small(axis: Any, *parts: optax.GradientTransformation) -> WorkerStep:
+    return ej.worker_step(linear_loss, optax.chain(optax.sgd(1.0), *parts), axis)
+
+
+def feedback_by_hand(batches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 feedback of gradients that are the batches: the parameters, and residuals [p, d]."""
+    params, residual = np.zeros(batches.shape[-1]), np.zeros((len(batches), batches.shape[-1]))
+    for t in range(batches.shape[1]):
+        y = residual - batches[:, t]
+        message = np.where(np.abs(y) == np.abs(y).max(1, keepdims=True), y, 0)
+        params, residual = params + message.mean(0), y - message
+    return params, residual
+
+
+def users_own(check_vma: bool, batches: jax.Array) -> Any:
+    """A shard_map of the user's around `step.step`, with replicated parameters."""
+    step = small(AXIS, ej.error_feedback(ej.top_k(1), axis_name=AXIS))
 
     def train(params, batches):
-        state, _ = step.step(step.init(params), batches[0])
-        return state.params
+        state = step.init(params)
+        for t in range(batches.shape[1]):
+            state, _ = step.step(state, batches[0, t])
+        return state.params, ej.held(state.opt_state, state.params)[None]
 
-    specs = (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS))
-    run = jax.shard_map(train, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=check_vma)
-    got = jax.jit(run)(jnp.zeros(2), jnp.array([1.0, 3.0]))
-    np.testing.assert_allclose(got, [-2.0, -2.0])  # the mean of gradients 1 and 3
+    specs = (PartitionSpec(), PartitionSpec(AXIS))
+    run = jax.shard_map(
+        train, mesh=mesh_of(4), in_specs=specs, out_specs=specs, check_vma=check_vma
+    )
+    return jax.jit(run)(jnp.zeros(5), batches)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("broken", [False, True])
+def test_gradients_are_local_in_a_shard_map_of_ones_own(check_vma, broken, monkeypatch):
+    """Feedback holds each worker's own mass; without the cast in `_local` it would not."""
+    if broken:
+        monkeypatch.setattr(workers, "_local", lambda params, axis_name: params)
+    batches = draws(jnp.zeros(5), 4, 3, seed=3)
+    params, held = users_own(check_vma, batches)
+    want_params, want_held = feedback_by_hand(np.asarray(batches, np.float64))
+    right = np.allclose(held, want_held, atol=1e-5) and np.allclose(params, want_params, atol=1e-5)
+    assert right != (broken and check_vma)  # unchecked, JAX does not sum
+    if not broken:
+        assert len(np.unique(np.asarray(held), axis=0)) == 4
+
+
+def test_stacked_states_make_gradients_local(monkeypatch):
+    """`distribute` does not lean on the cast: each device holds views of its own."""
+    monkeypatch.setattr(workers, "_local", lambda params, axis_name: params)
+    batches = draws(jnp.zeros(5), 4, 3, seed=3)
+    for axis, mesh in ((AXIS, mesh_of(4)), (("sim", AXIS), mesh_of(2))):
+        step = small(axis, ej.error_feedback(ej.top_k(1), axis_name=axis))
+        run = ej.distribute(step, mesh, workers=4)
+        states, _ = jax.lax.scan(run.step, run.init(jnp.zeros(5)), jnp.swapaxes(batches, 0, 1))
+        params, held = feedback_by_hand(np.asarray(batches, np.float64))
+        np.testing.assert_allclose(states.params, np.broadcast_to(params, (4, 5)), atol=1e-5)
+        np.testing.assert_allclose(states.opt_state[1][0].residual, held, atol=1e-5)
+
+
+def test_a_meter_in_a_shard_map_of_ones_own():
+    """Its branches agree on what varies, also where states start replicated."""
+    chain = optax.chain(optax.sgd(1.0), ej.error_feedback(ej.top_k(1), axis_name=AXIS))
+    step = ej.worker_step(linear_loss, ej.meter(chain, 1.0, AXIS, every=1), AXIS)
+
+    def train(params, batches):
+        state = step.step(step.init(params), batches[0])[0]
+        state = step.step(state, batches[0])[0]
+        return state.opt_state.gap.last[None], state.opt_state.second_moment.max[None]
+
+    spec = PartitionSpec(AXIS)
+    run = jax.shard_map(
+        train, mesh=mesh_of(2), in_specs=(PartitionSpec(), spec), out_specs=(spec, spec)
+    )
+    gap, moment = jax.jit(run)(jnp.zeros(2), jnp.array([[3.0, 1.0], [1.0, 5.0]]))
+    np.testing.assert_allclose(gap, [0.5, 0.5])  # the mean of residuals (0, -1) and (-1, 0)
+    np.testing.assert_allclose(moment, [10**0.5, 26**0.5], rtol=1e-6)

@@ -1,0 +1,226 @@
+"""What crosses the wire: compressed messages, averaged over the workers.
+
+Under `jax.vmap` there is no wire, and the mean of the decompressed messages costs the least. Where
+an axis is one of devices (`jax.shard_map`, `jax.pmap`) one of three things crosses it, whichever
+is the least by arithmetic when the program is traced:
+
+    gather   every device sends its workers' payloads to all, and each decodes them all
+    reduce   payloads that may be averaged as they are (see `Compressor.linear`) are
+    dense    decompressed messages are averaged, where payloads would be no smaller
+
+Every device decodes the same payloads in the same order, so all compute the same mean, bit by bit.
+(A scatter that adds would be faster, but on a GPU its order is not fixed: views would drift apart.)
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from elastic_jax.exchange import AxisName, axis_names, device_axes, mean, varying
+from elastic_jax.precision import wide, wide_dtype
+from elastic_jax.types import Compressor
+
+
+class Wire(NamedTuple):
+    """How messages are averaged between devices, and what that costs a device each step."""
+
+    kind: str  # gather | reduce | dense
+    nbytes: int  # bytes that it hands to the collectives
+    sent: int  # bytes that it then sends, with devices in a ring
+
+
+def wire(compressor: Compressor, like: Any, workers: int, *, on_each: int = 1) -> Wire:
+    """Says how a step's messages cross the wire, and how many bytes that takes.
+
+    With n devices in a ring, gathering b bytes from each sends (n-1) b from each; reducing b bytes
+    sends 2 (n-1)/n b. The kind that sends the fewest bytes is taken, for the whole tree at once.
+    Devices on several axes are counted as if on one; collectives then go over one axis at a time.
+
+    Args:
+        compressor: as given to `error_feedback`, `compress` or `ef21` with an `axis_name`.
+        like: a tree of arrays or `ShapeDtypeStruct`s, shaped like the updates.
+        workers: p, an int >= 1.
+        on_each: how many of them one device simulates; a divisor of p.
+
+    Returns:
+        A `Wire`. Means are reduced in float32 or wider, payloads gathered in their own dtypes. A
+        compressor whose amount is a JAX array has no payload: it is dense.
+
+    Raises:
+        ValueError: for numbers of workers that are no ints >= 1, or do not divide.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from elastic_jax import sign, top_k
+        >>> gradient = jnp.zeros(1_000_000)
+        >>> for compressor in (top_k(0.01), sign(), top_k(0.5)):
+        ...     print(*wire(compressor, gradient, workers=8))
+        gather 80000 560000
+        gather 125004 875028
+        dense 4000000 7000000
+    """
+    for name, value in (("workers", workers), ("on_each", on_each)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is no number of workers; pass an int >= 1")
+    if workers % on_each:
+        raise ValueError(f"on_each={on_each} does not divide workers={workers}; pass a divisor")
+    key = jax.random.key(0)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), like)
+    state = jax.eval_shape(compressor.init, key, shapes)
+    return _cheapest(compressor, key, state, shapes, workers // on_each, on_each)
+
+
+def _cheapest(
+    compressor: Compressor, key: Any, state: Any, tree: Any, devices: int, on_each: int
+) -> Wire:
+    def ring(kind, nbytes):
+        return Wire(kind, nbytes, -(-2 * (devices - 1) * nbytes // devices))
+
+    ways = [ring("dense", _wide_bytes(tree))]
+    try:
+        payload, _ = jax.eval_shape(compressor.encode, key, state, tree)
+    except ValueError:  # a traced amount; whatever else is wrong, the dense path says too
+        return ways[0]
+    if compressor.linear:
+        ways.append(ring("reduce", _wide_bytes(payload)))
+    nbytes = on_each * sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(payload))
+    ways.append(Wire("gather", nbytes, (devices - 1) * nbytes))
+    return min(ways, key=lambda way: way.sent)
+
+
+def _wide_bytes(tree: Any) -> int:
+    """Bytes of the floats in a tree, in the dtypes in which they are averaged."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return sum(math.prod(x.shape) * wide_dtype(x.dtype).itemsize for x in floats)
+
+
+# ---- messages ----
+
+
+class Sender(NamedTuple):
+    """A compressor's own memory and its worker's randomness."""
+
+    state: Any
+    worker_key: Any  # key data [2] uint32; () where the compressor is deterministic
+
+
+def new_sender(compressor: Compressor, seed: int, params: optax.Params) -> Sender:
+    """Makes a sender; every worker starts with the same (see `fold_in_worker`)."""
+    key, start = jax.random.split(jax.random.key(seed))
+    data = jax.random.key_data(key)
+    return Sender(compressor.init(start, params), () if compressor.deterministic else data)
+
+
+def send(
+    compressor: Compressor, axis_name: AxisName | None, sender: Sender, tree: Any
+) -> tuple[Any, Any, Sender]:
+    """Compresses a tree into this worker's message, and averages messages over the workers.
+
+    Args:
+        compressor: C.
+        axis_name: the workers' axis or axes, innermost first; None for one worker.
+        sender: this worker's.
+        tree: what it has to say, y, in the dtypes in which it is said.
+
+    Returns:
+        Its message `m = C(y) = decode(encode(y))`, in the dtypes of `tree`; the mean of all
+        workers' messages, the same on all, in float32 or wider; the sender for the next step.
+    """
+    data = sender.worker_key
+    if compressor.deterministic:
+        key = jax.random.key(0)  # ignored
+    else:
+        carry, key = jax.random.split(jax.random.wrap_key_data(data))
+        data = jax.random.key_data(carry)
+    names = () if axis_name is None else axis_names(axis_name)
+    wires = device_axes(names)
+    kind = "dense"
+    if wires:
+        devices = math.prod(jax.lax.axis_size(name) for name in wires)
+        workers = math.prod(jax.lax.axis_size(name) for name in names)
+        kind = _cheapest(compressor, key, sender.state, tree, devices, workers // devices).kind
+    if kind == "dense":
+        message, state = compressor.dense(key, sender.state, tree)
+        average = mean(jax.tree.map(wide, message), names) if names else message
+        return message, average, Sender(state, data)
+    payload, state = compressor.encode(key, sender.state, tree)
+    message = compressor.decode(payload, tree)
+    if kind == "reduce":
+        average = compressor.decode(_reduced(payload, names), jax.eval_shape(_wide_tree, tree))
+    else:
+        average = _mean_of_gathered(compressor, payload, tree, names)
+    return message, average, Sender(state, data)
+
+
+def _wide_tree(tree: Any) -> Any:
+    return jax.tree.map(wide, tree)
+
+
+def _reduced(payload: Any, names: tuple[str, ...]) -> Any:
+    """Averages the floats of a payload; the rest of it is the same on every worker."""
+    return jax.tree.map(
+        lambda x: mean(wide(x), names) if jnp.issubdtype(x.dtype, jnp.floating) else x, payload
+    )
+
+
+def _mean_of_gathered(
+    compressor: Compressor, payload: Any, tree: Any, names: tuple[str, ...]
+) -> Any:
+    """Gathers all payloads, decodes each and averages, in the order of the workers."""
+    buffers = _pack(payload)
+    wires = device_axes(names)
+    for name in names:  # the innermost first: those of simulated workers never touch the wire
+        if name in wires:
+            buffers = [jax.lax.all_gather(varying(x, name), name, to="invarying") for x in buffers]
+        else:
+            buffers = [jax.lax.all_gather(x, name) for x in buffers]
+    workers = math.prod(jax.lax.axis_size(name) for name in names)
+    buffers = [x.reshape(workers, x.shape[-1]) for x in buffers]
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+    def add_next(total, packed):
+        message = compressor.decode(_unpack(packed, payload), like)
+        return jax.tree.map(lambda t, m: t + wide(m), total, message), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide_dtype(x.dtype)), like)
+    total, _ = jax.lax.scan(add_next, zeros, buffers, length=workers)
+    return jax.tree.map(lambda t: t / workers, total)
+
+
+# ---- payloads as few flat arrays ----
+
+
+def _width(x: chex.Array) -> Any:
+    """The unsigned integer that holds one number of an array (CPU would widen bfloat16)."""
+    return jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+
+
+def _pack(payload: Any) -> list[jax.Array]:
+    """Makes one flat array of all numbers of a width: a collective each, in place of many."""
+    widths: dict[Any, list[jax.Array]] = {}
+    for x in jax.tree.leaves(payload):
+        bits = x.astype(jnp.uint8) if x.dtype == bool else x
+        bits = jax.lax.bitcast_convert_type(bits, _width(x))
+        widths.setdefault(_width(x), []).append(jnp.ravel(bits))
+    return [jnp.concatenate(parts) for parts in widths.values()]
+
+
+def _unpack(buffers: list[jax.Array], like: Any) -> Any:
+    """Undoes `_pack`, for a payload shaped like another."""
+    leaves, treedef = jax.tree.flatten(like)
+    order = list(dict.fromkeys(_width(x) for x in leaves))
+    used = dict.fromkeys(order, 0)
+    out = []
+    for x in leaves:
+        width = _width(x)
+        start, size = used[width], math.prod(x.shape)
+        bits = buffers[order.index(width)][start : start + size].reshape(x.shape)
+        used[width] = start + size
+        out.append(
+            bits.astype(bool) if x.dtype == bool else jax.lax.bitcast_convert_type(bits, x.dtype)
+        )
+    return treedef.unflatten(out)
