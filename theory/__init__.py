@@ -63,11 +63,20 @@ __all__ = [
     "unbiased",
 ]
 
+HOMES = {
+    "bound": "Bound",
+    "catalogue": "bounds proofs prove",
+    "certificate": "Certificate Claim Hypothesis",
+    "chain": "Chain",
+    "induction": "Induction",
+    "minimum": "Minimum",
+    "parts": "contraction delay feedback inconsistent resend top_k_feedback unbiased",
+    "region": "Condition NotProvedError Region",
+}
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'theory' has no attribute {name!r}")
-    for home in ("certificate", "induction", "bound", "minimum", "catalogue", "chain", "parts"):
-        if hasattr(module := import_module(f"theory.{home}"), name):
-            return getattr(module, name)
-    raise AttributeError(f"module 'theory' has no attribute {name!r}")
+    home = next(home for home, names in HOMES.items() if name in names.split())
+    return getattr(import_module(f"theory.{home}"), name)

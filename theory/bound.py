@@ -24,6 +24,7 @@ Example:
 """
 
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -48,6 +49,7 @@ ROUNDING = 1e-9
 """A condition may fail by this much of its largest term: α = 1/L is a legal step in floats."""
 
 NOISY = Condition("σ > 0", symbols.sigma, symbols.sigma, strict=True)
+SEVERAL_STEPS = Condition("T > 1", symbols.T - 1, symbols.T, strict=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,6 +85,8 @@ class Bound:
         name: str = "",
         kind: Kind = "upper",
         values: Mapping[sp.Symbol, Scalar] | None = None,
+        needs: tuple[sp.Symbol, ...] = (),
+        where: tuple[Condition, ...] = (),
         link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound,
     ) -> "Bound":
         """Return the bound that a proof shows.
@@ -95,6 +99,8 @@ class Bound:
             name: the claim's name if empty.
             kind: as in `Bound`.
             values: what symbols of the claim, besides `symbols.DEFINITIONS`, stand for.
+            where: conditions that give the parameters their meaning, such as k ≤ d.
+            needs: parameters of conditions only, of which the terms do not speak.
             link: as in `Bound`: link(sum of terms) is checked to be the claim's right side.
 
         Raises:
@@ -104,18 +110,20 @@ class Bound:
         stated = sp.Add(*(sp.sympify(term) for term in terms or claim.rhs))
         if remainder(link(stated) - sp.Add(*claim.rhs), claim.relations):
             raise NotProvedError(f"{claim.name} does not show this bound", stated)
+        used = set(symbols.used(stated))
+        # A user knows one σ and T; where the proof divides by σ, or by ln T, that is a condition.
         known = {**symbols.DEFINITIONS, **(values or {})}
-        shown = tuple(_put(sp.sympify(term), known) for term in terms or claim.rhs)
+        last = {symbols.noisy: symbols.sigma}
+        shown = tuple(_put(_put(sp.sympify(term), known), last) for term in terms or claim.rhs)
+        used |= set(symbols.used(*(_put(sp.sympify(term), known) for term in terms or claim.rhs)))
         shown = tuple(term for term in shown if term != 0) or (sp.S.Zero,)
-        conditions = _put_conditions(claim.conditions, known)
-        if symbols.noisy in symbols.used(*shown):
-            # A user knows one σ; here it must not vanish.
-            known = {symbols.noisy: symbols.sigma}
-            shown = tuple(_put(term, known) for term in shown)
-            conditions = (*_put_conditions(conditions, known), NOISY)
-        own = set(symbols.used(*shown, *(condition.expr for condition in conditions)))
+        conditions = _put_conditions(_put_conditions(claim.conditions, known), last)
+        conditions += where
+        conditions += (NOISY,) if symbols.noisy in used else ()
+        conditions += (SEVERAL_STEPS,) if symbols.log_T in used else ()
+        own = {*symbols.used(*shown, *(condition.expr for condition in conditions)), *needs}
         # Scalar hypotheses are conditions too, if they speak of the bound's parameters alone.
-        more = _put_conditions(_scalar_hypotheses(claim), known)
+        more = _put_conditions(_put_conditions(_scalar_hypotheses(claim), known), last)
         conditions += tuple(
             condition for condition in more if own.issuperset(symbols.used(condition.expr))
         )
@@ -136,13 +144,18 @@ class Bound:
         """Return the bound with numbers or expressions for some parameters.
 
         Raises:
-            TypeError: on an unknown name.
-            ValueError: if a number has not the parameter's sign, or breaks a condition.
+            TypeError: on an unknown name, or for what is no number and no expression.
+            ValueError: if a value has not the parameter's sign, or breaks a condition.
         """
-        pairs = {self._symbol(name): sp.sympify(value) for name, value in values.items()}
+        for name, value in values.items():
+            if not isinstance(value, (sp.Expr, numbers.Real)):
+                raise TypeError(f"{name}={value!r} is no number and no expression of symbols")
+        pairs = {self.symbol(name): sp.sympify(value) for name, value in values.items()}
         for symbol, value in pairs.items():
             if value.is_number:
-                _check_sign(self.name, symbol, float(value))
+                _check_sign(self.name, symbol, _number(symbol.name, value))
+            elif value.is_negative:
+                raise ValueError(f"{self.name}: {symbol} must not be negative, as {value} is")
         conditions = _put_conditions(self.conditions, pairs)
         for condition in conditions:
             if condition.expr.is_number and not _holds(condition, {}):
@@ -173,7 +186,11 @@ class Bound:
                 raise ValueError(
                     f"{self.name} holds only where {condition.text}, which {given} {verb}"
                 )
-        return float(_evaluate(self.expr, known))
+        try:
+            return float(_evaluate(self.expr, known))
+        except (ArithmeticError, TypeError) as error:
+            given = ", ".join(f"{symbol} = {value:g}" for symbol, value in known.items())
+            raise ValueError(f"{self.name} has no finite value at {given}") from error
 
     def curve(self, **values: Any) -> "np.ndarray":
         """Return the bound's values, an array shaped as the values broadcast together.
@@ -189,7 +206,9 @@ class Bound:
 
         broadcast = np.broadcast_arrays(*(np.asarray(value, float) for value in values.values()))
         columns = dict(zip(values, broadcast, strict=True))
-        known = {self._symbol(name): column for name, column in columns.items()}
+        known = {self.symbol(name): column for name, column in columns.items()}
+        if len(known) < len(values):
+            raise TypeError(f"{self.name}: a parameter is given twice: {', '.join(values)}")
         self._require(known)
         wrong = [_wrong_sign(symbol, column) for symbol, column in known.items()]
         wrong += [~_holds(condition, known) for condition in self.conditions]
@@ -209,7 +228,7 @@ class Bound:
             TypeError: on an unknown name.
             ValueError: if the bound is no rational function of it, or does not depend on it.
         """
-        symbol = self._symbol(name)
+        symbol = self.symbol(name)
         numerator = sp.numer(sp.together(sp.diff(self.expr, symbol)))
         if symbol not in self.expr.free_symbols or not numerator.is_polynomial(symbol):
             raise ValueError(f"{self.name} is no rational function of {symbol}: {self.expr}")
@@ -258,7 +277,8 @@ class Bound:
         own = {key: symbol for key, symbol in _by_name().items() if symbol in self.parameters}
         return own | {symbol.name: symbol for symbol in self.parameters}
 
-    def _symbol(self, name: str) -> sp.Symbol:
+    def symbol(self, name: str) -> sp.Symbol:
+        """Return a parameter by either of its names; refuse any other, with a suggestion."""
         named, own = _by_name(), self._names
         if name in own:
             return own[name]
@@ -270,7 +290,9 @@ class Bound:
 
     def known(self, values: Mapping[str, float]) -> dict[sp.Symbol, float]:
         """Return the values by symbol; refuse unknown and missing names."""
-        known = {self._symbol(name): float(value) for name, value in values.items()}
+        known = {self.symbol(name): _number(name, value) for name, value in values.items()}
+        if len(known) < len(values):
+            raise TypeError(f"{self.name}: a parameter is given twice: {', '.join(values)}")
         self._require(known)
         return known
 
@@ -278,6 +300,13 @@ class Bound:
         if missing := [symbol for symbol in self.parameters if symbol not in known]:
             shown = "; ".join(f"{s} ({symbols.MEANINGS.get(s, 'a number')})" for s in missing)
             raise TypeError(f"{self.name} also needs {shown}")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name}={value!r} is no number; pass a float") from error
 
 
 def _put(expr: sp.Expr, values: Mapping[sp.Symbol, Scalar]) -> sp.Expr:

@@ -19,6 +19,7 @@ Example:
     (L, M, T, Δ, α, σ)
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -29,8 +30,14 @@ from theory import symbols
 from theory.bound import Bound
 from theory.catalogue import bounds
 from theory.certificate import Condition
+from theory.claims.resent import behind_link
 from theory.minimum import positive_roots
 from theory.parts import Part, whole
+
+RATES = (
+    "N", "N.tuned", "N.partial.fixed", "N.fresh", "S", "S.tuned", "S.simple", "C", "P", "P.simple",
+)  # fmt: skip
+"""The rates of the catalogue in B."""
 
 
 class Chain:
@@ -78,6 +85,8 @@ class Chain:
         mean, variance = sp.S.Zero, sp.S.Zero
         scale, conditions = sp.S.One, dict[sp.Expr, Condition]()
         for part, symbol in zip(self.parts, self._symbols, strict=True):
+            if part.value == 0:
+                continue  # it holds nothing back
             if part.kind == "unbiased":
                 scale = sp.sqrt(1 + symbol)
                 continue
@@ -135,17 +144,15 @@ class Chain:
                 this chain that needs no second moment M.
 
         Raises:
-            KeyError: if there is no such rate.
             ValueError: if it is none in B, or none is proved without M for this chain.
         """
+        if name != "W" and name not in RATES:
+            raise ValueError(f"{name!r} is no rate in B; pass one of {', '.join(RATES)}, or W")
         rate = self._oblivious() if name == "W" else self._elastic(name)
         return _put(rate, {symbols.p: self.workers})
 
     def _elastic(self, name: str) -> Bound:
-        rate = bounds()[name]
-        if symbols.B not in rate.parameters:
-            raise ValueError(f"{name} is no rate in B; pass N, S, C, P, … or W")
-        rate = rate.put(B=_put(self.elastic_constant, self.values).expr)
+        rate = bounds()[name].put(B=_put(self.elastic_constant, self.values).expr)
         if self.parts and self.parts[0].kind == "unbiased":
             noise = symbols.sigma**2 + self.parts[0].value * symbols.M**2
             rate = rate.put(sigma=sp.sqrt(noise))
@@ -156,21 +163,25 @@ class Chain:
         fed = kinds[:1] == ["contraction"] and self.parts[0].symbol == symbols.gamma
         if set(kinds[fed:]) - {"hold"} or not kinds:
             raise ValueError(
-                "without M, rates are proved for error feedback (or none) followed by delays; "
+                "without M, rates are proved for feedback, or none, before delays and resends; "
                 f"this chain is {', '.join(part.label for part in self.parts) or 'empty'}"
             )
+        gamma = self.parts[0].value if fed else 0
+        # A delay before a link that resends holds what it would hold behind it.
         waits = [part.settings(sp.nsimplify(part.value)) for part in self.parts[fed:]]
-        mean, variance = (
-            (sp.Add(*column) for column in zip(*waits, strict=True)) if waits else (0, 0)
-        )
-        if not fed:
-            return bounds()["W.random"].put(mean_N=mean, square_N=mean**2 + variance)
-        gamma = self.parts[0].value
-        if not waits:
-            return bounds()["W.feedback"].put(gamma=gamma)
-        if variance:
-            raise ValueError("without M, no rate is proved for feedback followed by random delays")
-        return bounds()["W.both.wide"].put(gamma=gamma, tau=mean)
+        steps = sum(mean for mean, variance in waits if variance == 0)
+        links = [mean for mean, variance in waits if variance > 0]
+        if not (gamma or links):
+            return bounds()["W.random"].put(mean_N=steps, square_N=steps**2)
+        if not links:
+            name, delayed = ("W.both.wide", {"tau": steps}) if steps else ("W.feedback", {})
+            return bounds()[name].put(gamma=gamma, **delayed)
+        # Every y > 0 gives a bound; these allow the longest steps.
+        root = math.sqrt(gamma)
+        n2, n1 = sp.Float(gamma / (1 - root) ** 2), sp.Float(gamma / (1 - root))
+        for mean in links:
+            n2, n1 = behind_link(n2, n1, mean, sp.sqrt(n2 + mean * (1 + mean)))
+        return bounds()["W.held"].put(tau=steps, held_grads=n2, held_noise=n1, young=sp.sqrt(n2))
 
     def largest_step(self, name: str = "N", *, L: float) -> float:
         """Return the largest step size for which a rate holds, or the limit below which it does.
@@ -181,7 +192,10 @@ class Chain:
         """
         rate = self.rate(name).put(L=L)
         limits = [c.expr for c in rate.conditions if c.expr.free_symbols == {symbols.alpha}]
-        return min(root for expr in limits for root in positive_roots(expr, symbols.alpha, {}))
+        roots = [root for expr in limits for root in positive_roots(expr, symbols.alpha, {})]
+        if not roots:
+            raise ValueError(f"{name} sets no limit to α alone: ask N, S, C, P or W")
+        return min(roots)
 
     def horizon(
         self, epsilon: float, name: str = "N", *, L: float, sigma: float, Delta: float, M: float = 0

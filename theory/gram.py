@@ -110,17 +110,22 @@ def per_worker(name: str) -> Vector:
 
 def noise(name: str, variance: sp.Expr) -> Vector:
     """Return unbiased noise of variance ‖ξ‖² = `variance`, independent across workers."""
+    if sp.sympify(variance).is_negative:
+        raise ValueError(f"noise {name} has the negative variance {variance}")
     return _single(Base(name, variance=sp.sympify(variance)))
 
 
 def mean(v: Vector, p: Scalar) -> Vector:
     """Return the mean over p workers: deviations vanish, noise keeps 1/p of its variance."""
+    workers = sp.sympify(p)
+    if not workers.is_positive or (workers.is_number and workers < 1):
+        raise ValueError(f"p = {p} is no number of workers")
     result = ZERO
     for base, coefficient in v.terms:
         if base.deviation:
             continue
         if base.variance is not None and base.workers is None:
-            base = replace(base, workers=sp.sympify(p))
+            base = replace(base, workers=workers)
         result = result + Vector(((base, coefficient),))
     return result
 
@@ -132,6 +137,8 @@ def _entry(a: Base, b: Base) -> sp.Expr:
             return sp.S.Zero  # independent, and each has mean zero
         if a.variance != b.variance:
             raise ValueError(f"two noises are named {a.name}")
+        if a.workers and b.workers and a.workers != b.workers:
+            raise ValueError(f"{a.name} is averaged over {a.workers} and {b.workers} workers")
         # (1/p²) Σ_i Σ_j E ξ_i·ξ_j has only its p diagonal terms.
         return a.variance / (a.workers or b.workers or sp.S.One)
     if a.variance is not None or b.variance is not None:

@@ -96,6 +96,15 @@ class Induction:
     def check(self) -> Claim:
         """Prove the claim, or raise `NotProvedError` as `Certificate.check` does."""
         region = Region(self.conditions)
+        given = set().union(*(h.expr.free_symbols for h in self.step_by[0]))
+        for old, new in zip(self.now, self.following, strict=True):
+            fresh = not isinstance(new, sp.Symbol) or new in given
+            if old == new or not fresh:
+                raise NotProvedError(f"{self.name}: {new} is no next value of {old}")
+        state = {symbol for symbol in self.now if isinstance(symbol, sp.Symbol)}
+        for condition in self.conditions:
+            if state & condition.expr.free_symbols:
+                raise NotProvedError(f"{self.name}: {condition.text} bounds the run's own state")
         for symbol, *values in zip(self.now, self.start, self.following, strict=True):
             for value in values:
                 if isinstance(symbol, sp.Symbol) and not region.has_sign_of(value, symbol):

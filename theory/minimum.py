@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import sympy as sp
 
@@ -65,11 +66,10 @@ class Minimum:
             ValueError: if there is no least value among them.
         """
         name = self.symbol.name
-        known = self.bound.known({name: 1.0, **values})
-        if len(known) > len(values):
-            del known[self.symbol]
-        else:
+        if any(self.bound.symbol(key) == self.symbol for key in values):
             raise TypeError(f"{self.symbol} is what is sought: give the others")
+        known = self.bound.known({name: 1.0, **values})
+        del known[self.symbol]
         exprs = [self.polynomial.as_expr(), *(c.expr for c in self.bound.conditions)]
         points = {root for expr in exprs for root in positive_roots(expr, self.symbol, known)}
         # Far out on both sides, it must be larger: or it falls towards 0 or ∞.
@@ -95,4 +95,5 @@ def positive_roots(
     if symbol not in numerator.free_symbols:
         return []
     polynomial = sp.Poly(numerator, symbol)
-    return [float(root) for root in polynomial.nroots(n=30) if root.is_real and root > 0]
+    roots: Any = polynomial.real_roots(radicals=False)
+    return [float(root) for root in roots if root.is_positive]

@@ -1,6 +1,7 @@
 """The parts of a chain: relaxations by name and number."""
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,17 +34,18 @@ class Part:
 
 
 def _number(name: str, value: float, low: float, high: float, remedy: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and low <= value < high):
         raise ValueError(f"{name}={value!r} is out of range; {remedy}")
-    return value
+    return float(value)
 
 
 def whole(name: str, value: int, least: int) -> int:
     """Return a whole number that is at least `least`; refuse any other."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (number and value >= least):
         raise ValueError(f"{name}={value!r} is out of range; pass an int >= {least}")
-    return value
+    return int(value)
 
 
 def delay(steps: int) -> Part:
@@ -63,7 +65,7 @@ def resend(probability: float) -> Part:
     Raises:
         ValueError: for a probability outside [0, 1).
     """
-    _number("probability", probability, 0, 1, "pass a probability in [0, 1)")
+    probability = _number("probability", probability, 0, 1, "pass a probability in [0, 1)")
     label = f"{100 * probability:g}% dropped, resent"
     return Part(label, symbols.q, probability, "hold", lambda q: (q / (1 - q), q / (1 - q) ** 2))
 
@@ -74,7 +76,7 @@ def feedback(gamma: float) -> Part:
     Raises:
         ValueError: for γ outside [0, 1).
     """
-    _number("gamma", gamma, 0, 1, "error feedback needs a contraction: pass γ in [0, 1)")
+    gamma = _number("gamma", gamma, 0, 1, "error feedback needs a contraction: pass γ in [0, 1)")
     return _feedback(f"feedback, γ = {gamma:g}", gamma)
 
 
@@ -84,8 +86,10 @@ def top_k_feedback(fraction: float) -> Part:
     Raises:
         ValueError: for a fraction outside (0, 1].
     """
-    _number("1 - fraction", 1 - fraction, 0, 1, "pass the fraction of entries sent, in (0, 1]")
-    return _feedback(f"top-k {100 * fraction:g}% with feedback", 1 - fraction)
+    if not (isinstance(fraction, numbers.Real) and 0 < fraction <= 1):
+        remedy = "pass the fraction of entries sent, in (0, 1]"
+        raise ValueError(f"fraction={fraction!r} is out of range; {remedy}")
+    return _feedback(f"top-k {100 * fraction:g}% with feedback", 1 - float(fraction))
 
 
 def _feedback(label: str, gamma: float) -> Part:
@@ -98,7 +102,7 @@ def contraction(rho: float) -> Part:
     Raises:
         ValueError: for ρ outside [0, 1).
     """
-    _number("rho", rho, 0, 1, "pass ρ in [0, 1)")
+    rho = _number("rho", rho, 0, 1, "pass ρ in [0, 1)")
     return Part(f"contraction {rho:g}", symbols.rho, rho, "contraction")
 
 
@@ -118,5 +122,5 @@ def unbiased(omega: float) -> Part:
     Raises:
         ValueError: for a negative or infinite ω.
     """
-    _number("omega", omega, 0, math.inf, "pass ω >= 0")
+    omega = _number("omega", omega, 0, math.inf, "pass ω >= 0")
     return Part(f"unbiased compression, ω = {omega:g}", symbols.omega, omega, "unbiased")

@@ -107,7 +107,7 @@ def sparsified(rng: np.random.Generator) -> Values:
 
 EXAMPLES = {
     r"feedback(\.classic)?": held_by_feedback,
-    r"feedback\.order": lambda rng: {"√γ": rng.uniform(0, 0.999)},
+    r"feedback\.(order|sparse)": lambda rng: {"√γ": rng.uniform(0, 0.999)},
     r"feedback\.equal": lambda rng: {"√γ": (np.sqrt(5) - 1) / 2},
     r"scheduler\.norm": norm_bounded,
     r"scheduler\.(apart|sum)": other_gradients,

@@ -17,23 +17,23 @@ def held_window(rng: np.random.Generator) -> Values:
 
 
 def held_by_chance(rng: np.random.Generator) -> Values:
-    alpha, M, k = rng.uniform(0.1, 1), rng.uniform(0.5, 2), 5
-    updates = rng.normal(size=(k + 1, 3)) + rng.choice([0, 5])
-    updates *= alpha * M / np.linalg.norm(updates, axis=1, keepdims=True)
+    """Each update is held or not, by a coin; later updates may depend on earlier coins."""
+    alpha, M, k, d = rng.uniform(0.1, 1), rng.uniform(0.5, 2), 5, 3
     P = rng.uniform(0, 1, size=k + 1)
-    fates = np.array(list(itertools.product([0, 1], repeat=k)))
-    chance = np.prod(np.where(fates, P[:k], 1 - P[:k]), axis=1)
-    held = fates @ updates[:k]
-    expected = chance @ held
-    rest = chance @ ((held - expected) ** 2).sum(1)
-    number = fates.sum(1)
-    values = gram({"E[h|content]": expected, "u": updates[k]}, {}) | {
+    total = second = 0.0
+    sizes = alpha * M * np.ones(2 ** (k + 1))
+    directions, fixed = unit(rng, 2 ** (k + 1), d), rng.random() < 0.5
+    for fates in itertools.product([0, 1], repeat=k):
+        chance = float(np.prod(np.where(fates, P[:k], 1 - P[:k])))
+        h, prefix = np.zeros(d), 1  # the fates so far, as a binary number
+        for fate in fates:
+            h = h + fate * (directions * sizes[:, None])[0 if fixed else prefix]
+            prefix = 2 * prefix + fate
+        total, second = total + chance * float(h @ h), second + chance * sum(fates) ** 2
+    return {
         "α": alpha, "M": M, "P": P[k], "ΣP": P[:k].sum(), "ΣP(1−P)": (P * (1 - P))[:k].sum(),
-        "‖rest‖²": rest, "n": k,
+        "E‖h‖²": total, "EN²": second, "n": k, "w": 1.0,
     }  # fmt: skip
-    # Directly: ‖h‖² ≤ α²M² E N².
-    assert chance @ (held**2).sum(1) <= (alpha * M) ** 2 * (chance @ number**2) * (1 + 1e-9)
-    return values
 
 
 def held_by_contraction(rng: np.random.Generator) -> Values:

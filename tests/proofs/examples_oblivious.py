@@ -1,8 +1,7 @@
 """Examples of the claims without a second moment: runs in exact expectation, by definition.
 
-A random vector is an array [schedules, workers, d, K]. Where ∇f is linear, K indexes 1 and all
-noises, so squares of coefficients sum to second moments; where it is not, K indexes all patterns of
-signs. Schedules are the outcomes of random delays, with their chances; there is one otherwise.
+A random vector is an array [workers, d, K]. Where ∇f is linear, K indexes 1 and all noises, so
+squares of coefficients sum to second moments; where it is not, K indexes all patterns of signs.
 """
 
 import functools
@@ -59,14 +58,9 @@ def schedule(rng: np.random.Generator, kind: str, p: int, d: int, T: int, n: int
     return last
 
 
-def past_G(rows: list[dict[str, float]], t: int, m: int) -> list[float]:
-    """Return E‖g‖² of the last m steps before t."""
-    return [row["G"] for row in rows[max(t - m, 0) : t]]
-
-
-def a_run(rng: np.random.Generator, kind: str, partial: bool = False) -> Values:
+def a_run(rng: np.random.Generator, kind: str) -> Values:
     """T steps and one more of p workers whose views miss what a schedule or a compressor holds."""
-    bumpy = rng.random() < 0.3 and kind != "random"
+    bumpy = rng.random() < 0.3
     p = int(rng.integers(2 if kind == "own" else 1, 4))
     T, d = int(rng.integers(2, 14)), int(rng.integers(1, 4))
     n = int(
@@ -77,20 +71,11 @@ def a_run(rng: np.random.Generator, kind: str, partial: bool = False) -> Values:
     feedback = kind in ("feedback", "feedback.textbook", "residual")
     both = kind in ("split", "both", "wide", "both.textbook")
     n = 0 if feedback else n
-    missing = schedule(rng, kind, p, d, T, n)[None]
-    chance, values_of_N = np.ones(1), np.array([n])
-    if kind == "random":
-        T, values_of_N = min(T, 3), np.arange(4)
-        chances = rng.dirichlet(np.ones(4))
-        drawn = np.array(list(itertools.product(values_of_N, repeat=T + 1)))
-        chance = np.prod(chances[drawn], axis=1)
-        age = np.arange(T + 1)[:, None] - np.arange(T + 1)
-        held = (age > 0) & (age <= drawn[:, :, None])
-        missing = held[:, :, None, :, None] & np.ones((p, d), bool)[:, None]
+    missing = schedule(rng, kind, p, d, T, n)
     longest = n
     if kind == "flight":  # what the schedule turned out to be
-        longest = int(missing.sum(1).max())
-        n = max(1, int(missing.sum(3).max()))
+        longest = int(missing.sum(0).max())
+        n = max(1, int(missing.sum(2).max()))
     r = np.sqrt(rng.uniform(0.05, 0.8)) if feedback or both else 0.0
     kept = int(rng.integers(1, d + 1))
     top = bumpy and kept < d and r > 0
@@ -103,12 +88,8 @@ def a_run(rng: np.random.Generator, kind: str, partial: bool = False) -> Values:
     y = {"flight": n, "both": n, "wide": beta}.get(kind, rng.uniform(0.2, 3) * max(n, 1))
     less = rng.choice([1, rng.uniform(0.1, 1)])
     L = rng.uniform(0.5, 2)
-    mean_N, square_N = 0.0, 0.0
     residual = gamma * memory / ((memory - gamma) * (1 - memory)) if r else 0.0
-    if kind == "random":
-        mean_N, square_N = chances @ values_of_N, chances @ values_of_N**2
-        weight = 2 * square_N
-    elif kind in ("missing", "flight", "both", "split", "wide", "feedback", "residual"):
+    if kind in ("missing", "flight", "both", "split", "wide", "feedback", "residual"):
         weight = (y + n) * longest + (1 + n / y) * residual
     else:
         weight = 0.0
@@ -131,61 +112,59 @@ def a_run(rng: np.random.Generator, kind: str, partial: bool = False) -> Values:
     # The problem, in exact expectation.
     K = 2 ** ((T + 1) * p) if bumpy else 1 + (T + 1) * p
     scale = 1 / K if bumpy else 1.0
-    S = len(chance)
-    weights = chance[:, None, None, None] * scale
     curvature = np.array([L, *rng.uniform(0, L, size=d - 1)])[:, None]
     shift = rng.normal(size=(p, d)) * rng.choice([0.1, 1])
     signs = np.array(list(itertools.product([-1, 1], repeat=(T + 1) * p))) if bumpy else None
 
     def noise(t: int) -> np.ndarray:
-        xi = np.zeros((1, p, d, K))
+        xi = np.zeros((p, d, K))
         for i in range(p):
             if signs is not None:
-                xi[0, i] = shift[i][:, None] * signs[:, t * p + i]
+                xi[i] = shift[i][:, None] * signs[:, t * p + i]
             else:
-                xi[0, i, :, 1 + t * p + i] = shift[i]
+                xi[i, :, 1 + t * p + i] = shift[i]
         return xi
 
     def gradient(x: np.ndarray) -> np.ndarray:
         return L * np.sin(x) if bumpy else curvature * x
 
     def f(x: np.ndarray) -> float:
-        return float((weights * (L * (1 - np.cos(x)) if bumpy else curvature * x**2 / 2)).sum())
+        return scale * float((L * (1 - np.cos(x)) if bumpy else curvature * x**2 / 2).sum())
 
     def square(x: np.ndarray) -> float:
-        return float((weights * x**2).sum()) / x.shape[1]
+        return scale * float((x**2).sum()) / len(x)
 
     flip = rng.choice([-1, 1], size=(d, 1))
 
     def compress(u: np.ndarray) -> np.ndarray:
         """Return a γ-contraction: top-k, or 1 ± √γ times each entry."""
         if top:
-            rank = np.argsort(np.argsort(-abs(u), axis=2), axis=2)
+            rank = np.argsort(np.argsort(-abs(u), axis=1), axis=1)
             return np.where(rank < kept, u, 0)
         return (1 + flip * r) * u
 
-    x = np.zeros((S, 1, d, K))
+    x = np.zeros((1, d, K))
     start = rng.normal(size=d) * rng.choice([0.0, 1, 3])
-    x[:, 0] += start[:, None] * (1 if bumpy else np.eye(K)[0])
-    first, h = x, np.zeros((S, p, d, K))
+    x[0] += start[:, None] * (1 if bumpy else np.eye(K)[0])
+    first, h = x, np.zeros((p, d, K))
     residuals, sent, gradients, rows = [h], [], [], []
     for t in range(T + 1):
-        v = first + np.zeros((S, p, d, K))
+        v = first + np.zeros((p, d, K))
         held = 0.0
         for s in range(t):
-            lost = missing[:, t, :, s, :, None]
+            lost = missing[t, :, s, :, None]
             own = sent[s] / p if kind == "own" else 0 * sent[s]
-            v = v + np.where(lost, own, sent[s].mean(1, keepdims=True))
-            each = lost[:, :, None] * gradients[s][:, None]
-            held += float((weights[..., None] * each**2).sum()) / p**2
+            v = v + np.where(lost, own, sent[s].mean(0, keepdims=True))
+            each = lost[:, None] * gradients[s]
+            held += scale * float((each**2).sum()) / p**2
         g, xi, a = gradient(v), noise(t), gradient(x)
         old = residuals[max(t - n, 0)]
-        following = x - alpha * (g + xi).mean(1, keepdims=True)
+        following = x - alpha * (g + xi).mean(0, keepdims=True)
         message = compress(h - alpha * (g + xi))
         rows.append({
             "x": x, "a": a, "g": g, "e": x - v, "h": h, "h'": old, "A": square(a), "G": square(g),
-            "Ḡ": square(g.mean(1, keepdims=True)), "E": square(x - v), "held": held,
-            "H": square(h), "H'": square(old), "R": square(old.mean(1, keepdims=True)),
+            "Ḡ": square(g.mean(0, keepdims=True)), "E": square(x - v), "held": held,
+            "H": square(h), "H'": square(old), "R": square(old.mean(0, keepdims=True)),
         })  # fmt: skip
         h = h - alpha * (g + xi) - message
         x, sent, gradients = following, [*sent, message], [*gradients, g]
@@ -196,9 +175,9 @@ def a_run(rng: np.random.Generator, kind: str, partial: bool = False) -> Values:
         return sum(row[name] for row in past)
 
     # Gram entries of the last step; the residual's sign is that of a descent direction.
-    root = np.sqrt(weights)
+    root = np.sqrt(scale)
     workers = {"g": now["g"], "e": now["e"], "h": -now["h"], "h'": now["h'"]}
-    flat = {name: np.moveaxis(v * root, 1, 0).reshape(p, -1) for name, v in workers.items()}
+    flat = {name: (v * root).reshape(p, -1) for name, v in workers.items()}
     V = (shift**2).sum() / p
     backlog = total("H") - total("H'")
     values = gram({"a": (now["a"] * root).reshape(-1)}, flat) | {
@@ -214,28 +193,7 @@ def a_run(rng: np.random.Generator, kind: str, partial: bool = False) -> Values:
     }  # fmt: skip
     visits = longest * total("G") - total("held")
     values |= {"U_T": visits, "U_T+1": visits - now["held"] + longest * now["G"]}
-    if kind == "random":
-        k = int(rng.integers(1, 4))  # values below k so far, then k; or all of them
-        means = [message.mean(1, keepdims=True) for message in sent]
-        lost = [sum(means[max(T - m, 0) : T], 0 * x) for m in range(4)]
-        gaps = [square(e) for e in lost]
-        held = [sum(past_G(rows, T, m)) for m in range(4)]
-        upto = k if partial else 4
-        sums = {m: chances[m] * np.array([gaps[m], m * held[m], m, m**2]) for m in range(4)}
-        gap, weighted, mean_N, square_N = np.sum([sums[m] for m in range(upto)], axis=0)
-        values |= {
-            "n": k, "P_n": chances[k], "E_n": gaps[k], "G_held": held[k], "R_T": 0.0,
-            "E_T": gap, "ΣP_n n G_held": weighted, "EN": mean_N, "EN²": square_N,
-            "ΣE[N1(N≥j)]": square_N, "Σ1/(y+j)": harmonic(k, k),
-            "⟨e,e⟩": gaps[k], "⟨e~,e~⟩": 0.0,
-        }  # fmt: skip
-        terms = [[m * sum(past_G(rows, t, m)) for m in range(4)] for t in range(T + 1)]
-        seen = np.array(terms) @ chances
-        visits = square_N * total("G") - sum(seen[:T])
-        values |= {"U_T": visits, "U_T+1": visits - seen[T] + square_N * now["G"]}
-        assert partial or abs(values["E_T"] - now["E"]) <= 1e-9 * (1 + now["E"])
-    if not partial:
-        assert min(values["U_T"], values["U_T+1"]) >= -1e-9 * (1 + total("G"))
+    assert min(values["U_T"], values["U_T+1"]) >= -1e-9 * (1 + total("G"))
     assert min(values["K_T"], values["K_T+1"]) >= -1e-9 * (1 + total("H"))
     return values
 
@@ -268,8 +226,8 @@ def noise_alone(rng: np.random.Generator) -> Values:
     return {"γ": gamma, "α": alpha, "σ": sigma, "r^T": gamma**T}
 
 
-def of(kind: str, **more: bool) -> Callable[[np.random.Generator], Values]:
-    return functools.partial(a_run, kind=kind, **more)
+def of(kind: str) -> Callable[[np.random.Generator], Values]:
+    return functools.partial(a_run, kind=kind)
 
 
 EXAMPLES = {
@@ -288,8 +246,6 @@ EXAMPLES = {
     r"W\.both\.textbook": of("both.textbook"),
     r"W\.both": of("both"),
     r"W\.both\.wide": of("wide"),
-    r"W\.random\.(window|weight)": of("random", partial=True),
-    r"W\.random(\.views)?": of("random"),
     r"W\.best": of("best"),
     r"W\.(best|split)\.order": lambda rng: a_step(rng, "ratio"),
     r"W\.(sparse|largest|largest\.attained|allowed)": lambda rng: a_step(rng, ""),

@@ -129,7 +129,18 @@ def test_costs_name_the_dearest_part() -> None:
 
 
 @pytest.mark.parametrize("name", ["N", "W"])
-@pytest.mark.parametrize("parts", [(), (delay(4),), (feedback(0.8),), (feedback(0.8), delay(4))])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (),
+        (delay(4),),
+        (feedback(0.8),),
+        (feedback(0.8), delay(4)),
+        (resend(0.3),),
+        (feedback(0.8), resend(0.3)),
+        (feedback(0.8), resend(0.1), delay(2), resend(0.4)),
+    ],
+)
 def test_steps_and_horizons(name: str, parts: tuple[Part, ...]) -> None:
     if name == "W" and not parts:
         with pytest.raises(ValueError, match="empty"):
@@ -161,6 +172,60 @@ def test_steps_and_horizons(name: str, parts: tuple[Part, ...]) -> None:
             assert at(rate, T / 1.1, min(earlier, largest)) > (1 + epsilon) * at(
                 exact, T / 1.1, min(earlier, largest)
             )
+
+
+def test_links_that_resend_without_a_second_moment() -> None:
+    def weights(*parts: Part) -> tuple[float, float]:
+        """Return n₂, from the largest step, and n₁ for one worker."""
+        chain = Chain(*parts)
+        step = chain.largest_step("W", L=1)
+        rate = chain.rate("W").at(alpha=0.5 * step, L=1, sigma=1, Delta=0, T=1)
+        return (1 - step) / step**2, (rate - 0.5 * step) / (0.5 * step) ** 2
+
+    # A link is a compressor with γ = q; q = 0 is none.
+    assert weights(resend(0.3)) == pytest.approx(weights(feedback(0.3)))
+    assert weights(feedback(0.6), resend(0.0), delay(2)) == weights(feedback(0.6), delay(2))
+    assert weights(feedback(0.0), delay(2)) == weights(delay(2))
+    # All delays in order: (E N + √(Var N + β²))².
+    gamma, mean = 0.6, 0.3 / 0.7
+    beta = gamma**0.5 / (1 - gamma**0.5)
+    parts = feedback(gamma), resend(0.3), delay(3)
+    n2, _ = weights(*parts)
+    assert n2 == pytest.approx((3 + mean + (mean * (1 + mean) + beta**2) ** 0.5) ** 2)
+    assert weights(*parts) == pytest.approx(weights(parts[0], parts[2], parts[1]))
+
+
+def average_square_gradient(parts: tuple[Part, ...], alpha: float, steps: int) -> float:
+    """Return (1/T) Σ E‖∇f(x_t)‖² of f = x²/2 from x = 1 with noise ±1, over many fates."""
+    rng, fates = np.random.default_rng(0), 2000
+    stages = [relaxation(part, rng, fates, 1) for part in parts]
+    x = view = np.ones((fates, 1))
+    total = 0.0
+    for _ in range(steps):
+        total += float((x**2).mean())
+        message = alpha * (view + rng.choice([-1.0, 1.0], size=(fates, 1)))
+        x = x - message
+        for relax, _ in stages:
+            message = relax(message)
+        view = view - message
+    return total / steps
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(resend(0.3),), (resend(0.8),), (feedback(0.6), resend(0.5), delay(2))],
+    ids=lambda parts: " → ".join(p.label for p in parts),
+)
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_runs_stay_within_the_rate_without_a_second_moment(
+    parts: tuple[Part, ...], share: float
+) -> None:
+    chain = Chain(*parts)
+    alpha = share * chain.largest_step("W", L=1)
+    limit = chain.rate("W").at(alpha=alpha, L=1, sigma=1, Delta=0.5, T=60)
+    measured = average_square_gradient(parts, alpha, 60)
+    print(measured, limit)
+    assert measured <= limit
 
 
 def test_report_says_it_all() -> None:
@@ -199,5 +264,15 @@ def test_what_a_chain_refuses(make: Callable[[], object], match: str) -> None:
 def test_unknown_parts_and_rates() -> None:
     with pytest.raises(TypeError, match="no part of a chain"):
         Chain(8)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(KeyError, match="no bound is named 'Q'"):
+    with pytest.raises(ValueError, match=r"'Q' is no rate in B; pass one of N, N.tuned"):
         Chain(delay(1)).rate("Q")
+    with pytest.raises(ValueError, match="sets no limit to α"):
+        Chain(delay(1)).largest_step("N.tuned", L=1)
+
+
+def test_parts_that_do_nothing() -> None:
+    nothing = (feedback(0), resend(0), delay(0), contraction(0), unbiased(0), top_k_feedback(1))
+    for part in nothing:
+        assert Chain(part).constant(M=1) == 0
+        assert part.kind == "unbiased" or Chain(delay(3), part).constant(M=1) == 3
+    assert Chain(feedback(0), delay(2), resend(0)).costs()[1] == ("delay 2", 1.0)

@@ -1,14 +1,25 @@
 """What the checker refuses, and what its inner product means."""
 
+import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import sympy as sp
 from evaluation import evaluate
 
-from theory.certificate import Certificate, Claim, Condition, NotProvedError, Region, remainder
-from theory.gram import inner, mean, noise, per_worker, vector
+from theory import symbols
+from theory.certificate import (
+    Certificate,
+    Claim,
+    Condition,
+    Hypothesis,
+    NotProvedError,
+    Region,
+    remainder,
+)
+from theory.gram import inner, mean, noise, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction
 
 x, y = sp.symbols("x y", positive=True)
@@ -137,3 +148,89 @@ def test_names_are_not_confused() -> None:
         inner(noise("n", x), noise("n", y))
     with pytest.raises(ValueError, match="name"):
         vector("g~")
+
+
+# --- False claims ------------------------------------------------------------------------------
+# Each of these was true of some careless checker.
+
+alpha, L, p, rho, held, steps = (
+    symbols.alpha, symbols.L, symbols.p, symbols.rho, symbols.held, symbols.steps,
+)  # fmt: skip
+a, b, xi = vector("a"), vector("b"), noise("ξ", symbols.variance)
+SQUARE = Claim("square", "0 ≤ ‖a‖²", 0, (norm2(a),))
+SHORT = Claim(
+    "short", "αL ≤ 1 ⇒ α ≤ 1/L", alpha, (1 / L,),
+    conditions=(Condition("αL ≤ 1", 1 - alpha * L, alpha, 1 / alpha),),
+)  # fmt: skip
+
+
+def zero(*squares: Any, lhs: Any = 1, **changes: Any) -> Certificate:
+    """Claim lhs ≤ 0."""
+    return Certificate(Claim("false", "", lhs, (0,), **changes), {}, squares)
+
+
+def from_(source: Hypothesis, claim: Claim) -> Certificate:
+    claim = dataclasses.replace(claim, hypotheses=(source,))
+    return Certificate(claim, {source.name: 1})
+
+
+def run(state: Any, start: Any, now: Any, following: Any, *squares: Any, **more: Any) -> Induction:
+    return Induction(
+        "false", "", state, start, now, following, ((), {}, ()), ((), {SO_FAR: 1}, squares), **more
+    )
+
+
+FALSE = {
+    "an imaginary square": lambda: zero((1, sp.I)),
+    "the root of what may be negative": lambda: zero((1, sp.sqrt(L - alpha)), lhs=alpha - L),
+    "such a root in a vector": lambda: zero(
+        (1, a * sp.sqrt(L - alpha)), lhs=(alpha - L) * norm2(a)
+    ),
+    "half a worker": lambda: zero((1, xi - mean(xi, sp.S.Half)), lhs=symbols.variance),
+    "two numbers of workers": lambda: zero((1, mean(xi, 4) * 2 - mean(xi, 1))),
+    "negative variance": lambda: zero((1, noise("x", -L)), lhs=L),
+    "a square renamed to a product": lambda: from_(
+        SQUARE.instance({norm2(a): inner(a, b)}), Claim("false", "", 0, (inner(a, b),))
+    ),
+    "a value for a product": lambda: from_(
+        SHORT.instance({alpha * L: sp.S.Half}),  # pyright: ignore[reportArgumentType]
+        Claim("false", "", alpha, (1 / L,)),
+    ),
+    "a relation without a symbol": lambda: zero(relations=((rho, sp.S.One),)),
+    "a relation without a root": lambda: zero((1, rho), relations=((rho, rho**2 + 1),)),
+    "two relations for one symbol": lambda: zero(relations=((rho, rho**2 - 2), (rho, rho**2 - 3))),
+    "a condition that nothing meets": lambda: zero(
+        (-1 - alpha, 1), lhs=1 + alpha, conditions=(Condition("α ≤ −1", -1 - alpha, alpha),)
+    ),
+    "a run that stands still": lambda: run(lambda t: (t, (0,)), (0,), (steps,), (steps,)),
+    "a state that nothing moves": lambda: run(
+        lambda h, t: (h, (t * alpha,)), (0, 0), (held, steps), (held, steps + 1), (alpha, 1)
+    ),
+    "a next state out of the blue": lambda: run(
+        lambda h, t: (h, (t * alpha,)),
+        (0, 0),
+        (held, steps),
+        (symbols.held_next, steps + 1),
+        (alpha + held - symbols.held_next, 1),
+    ),
+    "a condition on the state": lambda: run(
+        lambda t: (t, (1,)),
+        (1,),
+        (rho,),
+        (rho + 1,),
+        (rho - 2, 1),
+        conditions=(Condition("ρ ≥ 5", rho - 5, rho),),
+    ),
+}
+
+
+@pytest.mark.parametrize("claim", FALSE)
+def test_false_claims_are_refused(claim: str) -> None:
+    with pytest.raises((NotProvedError, ValueError)):
+        FALSE[claim]().check()
+
+
+def test_an_instance_says_what_it_assumes() -> None:
+    source = Claim("s", "", 2 * rho, (2,), (Hypothesis("ρ ≤ 1", 1 - rho),))
+    use = Claim("use", "", L, (0,), (source.instance({rho: 1 + L}),))
+    assert use.assumptions == ("ρ ≤ 1 (at ρ = L + 1)",)

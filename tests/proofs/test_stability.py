@@ -166,7 +166,9 @@ def test_a_delay_can_stabilise_feedback() -> None:
 def test_bounds_are_the_limits() -> None:
     bounds = {bound.name: bound for bound in stability.bounds()}
     assert bounds["delay.limit"].at(tau=4) == pytest.approx(limit(1, 4))
-    assert bounds["cyclic.shared"].at(d=100, k=10, tau=4) == pytest.approx(limit(10, 4))
+    assert bounds["cyclic.shared"].at(d=40, k=10, tau=2) == pytest.approx(limit(4, 2))
+    with pytest.raises(ValueError, match="as far as it is proved"):
+        bounds["cyclic.shared"].at(d=100, k=10, tau=2)
     for tau, expected in ((0, 2 / 10), (2, 2 / 6), (5, 1 / 5)):
         single = bounds["cyclic.separate"].at(d=100, k=10, tau=tau)
         assert single == pytest.approx(expected)

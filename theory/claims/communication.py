@@ -140,7 +140,20 @@ def error_feedback() -> tuple[Proof, ...]:
         ),
         {},
     )
-    return (residual, classic_residual, order, equal)
+    sparse = Certificate(
+        Claim(
+            "feedback.sparse",
+            "√γ/(1 − √γ) ≤ 2/(1 − γ): B ≤ 2(d/k)M at γ = 1 − k/d",
+            r / (1 - r),
+            (2 / (1 - r**2),),
+            (),
+            (ROOT_CONTRACTS,),
+            remark="the classic constant grows like (d/k)^(3/2)",
+        ),
+        {},
+        (((2 + r) / (1 + r), ONE),),
+    )
+    return (residual, classic_residual, order, equal, sparse)
 
 
 def norm_bounded() -> tuple[Proof, ...]:

@@ -17,13 +17,12 @@ import sympy as sp
 
 from theory.bound import Bound, Kind
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.gram import Scalar, Vector, entry, noise, norm2, vector
+from theory.gram import Scalar, Vector, entry, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     M,
     alpha,
     decay,
-    fate_var,
     gamma,
     held,
     held_next,
@@ -158,67 +157,41 @@ def window() -> tuple[Proof, ...]:
 
 
 def fresh_fates() -> tuple[Proof, ...]:
-    """Fresh fates: update s is held with probability P_s, independently of content and of others.
+    """Fresh fates: update s is held with probability P_s, drawn apart from all that came before.
 
     |h|² ≤ α²M²[(ΣP)² + ΣP(1 − P)] = α²M² E N², N the number held; P_s = P(τ > s) makes ΣP = Eτ.
-    A constant gradient attains it.
+    Later updates may depend on earlier fates: only |u| ≤ αM, given the fates, is asked of them. A
+    constant gradient attains it.
     """
     size = alpha * M
-    bounded = Hypothesis("|u| ≤ αM", size**2 - norm2(U))
-    mean_held = vector("E[h|content]")
-    # The update's held part is Pu plus a mean-zero part of variance P(1 − P)‖u‖².
-    fate = noise("χu − Pu", prob * (1 - prob) * norm2(U))
-    expected = Induction(
-        "fates.mean",
-        "|E[h | content]| ≤ αM ΣP",
-        lambda h, s: (norm2(h), (s**2 * size**2,)),
-        start=(U * prob, prob),
-        now=(mean_held, prob_sum),
-        following=(mean_held + U * prob, prob_sum + prob),
-        start_by=((bounded,), {bounded.name: prob**2}, ()),
-        step_by=(
-            (bounded,),
-            {bounded.name: prob * (prob_sum + prob), SO_FAR: 1 + prob / prob_sum},
-            ((prob / prob_sum, mean_held - U * prob_sum),),
-        ),
-    )
-    # h = E[h | content] + rest; the rest is orthogonal to whatever the fates do not touch.
-    rest = noise("h − E[h|content]", fate_var)
-    whole = mean_held + rest
-    so_far = expected.claim.instance()
-    second = Induction(
-        "fates",
-        "‖h‖² ≤ α²M²[(ΣP)² + ΣP(1 − P)]",
-        lambda h, s, v: (norm2(h), (s**2 * size**2, v * size**2)),
-        start=(U * prob + fate, prob, prob * (1 - prob)),
-        now=(whole, prob_sum, prob_var),
+    most = Condition("P ≤ 1", 1 - prob, prob, 1 / prob)
+    square = Induction(
+        "fates.square",
+        "independent fates: E N² = (ΣP)² + ΣP(1 − P)",
+        lambda second, s, v: (second, (s**2 + v,)),
+        start=(prob, prob, prob * (1 - prob)),
+        now=(square_N, prob_sum, prob_var),
+        # E(N + χ)² with χ = 1 of probability P, whatever N is.
         following=(
-            whole + U * prob + fate,
+            square_N + 2 * prob * prob_sum + prob,
             prob_sum + prob,
             prob_var + prob * (1 - prob),
         ),
-        start_by=((bounded,), {bounded.name: prob}, ()),
-        step_by=(
-            (bounded, so_far),
-            {
-                bounded.name: prob + prob * prob_sum,
-                so_far.name: prob / prob_sum,
-                SO_FAR: ONE,
-            },
-            ((prob / prob_sum, mean_held - U * prob_sum),),
-        ),
-        conditions=(Condition("P ≤ 1", 1 - prob, prob, 1 / prob),),
+        start_by=((), {}, ()),
+        step_by=((), {SO_FAR: ONE}, ()),
+        conditions=(most,),
     )
-    before, after = prob_sum**2 + prob_var, (prob_sum + prob) ** 2 + prob_var + prob * (1 - prob)
-    attained = Certificate(
+    held_any, number2 = window()[1].claim.instance({share: ONE}), square.claim.instance()
+    second = Certificate(
         Claim(
-            "fates.attained",
-            "constant gradient: E(N + χ)² = E N² + 2P E N + P, so ‖h‖² = α²M² E N²",
-            after,
-            (before, 2 * prob * prob_sum, prob),
-            equality=True,
+            "fates",
+            "E‖h‖² ≤ α²M²[(ΣP)² + ΣP(1 − P)]",
+            mass,
+            (size**2 * prob_sum**2, size**2 * prob_var),
+            (held_any, number2),
+            (most,),
         ),
-        {},
+        {held_any.name: ONE, number2.name: size**2},
     )
     content = Certificate(
         Claim(
@@ -231,7 +204,6 @@ def fresh_fates() -> tuple[Proof, ...]:
         ),
         {},
     )
-    most = Condition("P ≤ 1", 1 - prob, prob, 1 / prob)
     count = Induction(
         "fates.number",
         "ΣP ≤ n",
@@ -255,7 +227,7 @@ def fresh_fates() -> tuple[Proof, ...]:
         step_by=((below,), {below.name: 2 * prob, SO_FAR: ONE}, (((1 - prob) * (2 * n + 1), ONE),)),
         conditions=(most,),
     )
-    return (expected, second, attained, content, count, order)
+    return (square, second, content, count, order)
 
 
 def contraction() -> tuple[Proof, ...]:

@@ -243,4 +243,4 @@ def bounds() -> tuple[Bound, ...]:
         listed.append(
             Bound.of(converse, "T", -needed, name=name, kind="lower", link=lambda least: -least)
         )
-    return (*listed, Bound.of(logarithmic()[0], "E‖x_T − x*‖² at α = ln T/(cT)"))
+    return (*listed, Bound.of(logarithmic()[0], "E‖x_T − x*‖² at α = ln T/(cT)", needs=(B,)))

@@ -30,6 +30,7 @@ from theory.symbols import (
     sigma,
     steps,
     tau,
+    used,
     visits,
     young,
 )
@@ -175,11 +176,14 @@ def proofs() -> tuple[Proof, ...]:
     return long_steps()
 
 
+CONTRACTION = Condition("γ < 1", 1 - gamma, gamma, 1 / gamma, strict=True)
+
+
 def bounds() -> tuple[Bound, ...]:
     """Return the rate at the best y, and the largest steps that n₂ allows, in closed form."""
     best, _, _, largest, *_ = long_steps()
     beta = sp.sqrt(gamma) / (1 - sp.sqrt(gamma))
-    weights = {
+    weights: dict[str, sp.Expr] = {
         "W.largest": grad_weight,
         "W.largest.delay": 2 * tau**2,
         "W.largest.feedback": beta**2,
@@ -194,6 +198,7 @@ def bounds() -> tuple[Bound, ...]:
                 name=name,
                 kind="tight",
                 values={root_weight: sp.sqrt(1 + 4 * weight)},
+                where=(CONTRACTION,) if gamma in used(weight) else (),
             )
             for name, weight in weights.items()
         ),

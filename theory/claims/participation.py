@@ -49,6 +49,8 @@ from theory.symbols import (
     variance,
 )
 
+SHARE = Condition("η ≤ 1", 1 - active, active, 1 / active)
+
 
 def partial() -> tuple[Proof, ...]:
     """N where only the workers of a set I, |I| = ηp, take part; I does not look at the noise.
@@ -61,7 +63,6 @@ def partial() -> tuple[Proof, ...]:
     smooth = Hypothesis("f is L-smooth", f_x - inner(A, update) + L / 2 * norm2(update) - f_next)
     elastic = Hypothesis(ELASTIC.name, alpha**2 * B**2 - active * norm2(E))
     few = Condition("αηL ≤ 1", 1 - alpha * active * L, alpha, 1 / alpha)
-    some = Condition("η ≤ 1", 1 - active, active, 1 / active)
     enough = Condition("η_min ≤ η", active - active_min, active_min, 1 / active_min)
     step = Certificate(
         descent_claim(
@@ -94,7 +95,7 @@ def partial() -> tuple[Proof, ...]:
         following=(steps + 1, f_T1, active_grad_sum + active * grad_T, active_sum + active),
         start_by=((), {}, ()),
         step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
-        conditions=(some, STEP),
+        conditions=(SHARE, STEP),
     )
     least = Induction(
         "N.partial.least",
@@ -116,7 +117,7 @@ def partial() -> tuple[Proof, ...]:
         following=(active_sum + active, steps + 1),
         start_by=((), {}, ()),
         step_by=((), {SO_FAR: ONE}, ((1 - active, ONE),)),
-        conditions=(some,),
+        conditions=(SHARE,),
     )
     summed, weights = total.claim.instance({steps: T}), least.claim.instance()
     rate = Certificate(
@@ -130,7 +131,7 @@ def partial() -> tuple[Proof, ...]:
                 L * alpha * sigma**2 * active_sum / (active_min * p * T),
             ),
             (summed, BELOW, GAP, weights),
-            (some, enough, STEP),
+            (SHARE, enough, STEP),
         ),
         {
             **{h.name: 2 / (alpha * active_min * T) for h in (summed, BELOW, GAP)},
@@ -149,7 +150,7 @@ def partial() -> tuple[Proof, ...]:
                 L * alpha * sigma**2 / p,
             ),
             (steady,),
-            (some, STEP),
+            (SHARE, STEP),
         ),
         {steady.name: ONE},
     )
@@ -163,7 +164,7 @@ def partial() -> tuple[Proof, ...]:
             grad_sum / T,
             tuple(2 * term for term in terms),
             (floor, share, at_half),
-            (some, enough, STEP),
+            (SHARE, enough, STEP),
             remark="proves what was known by hand; N.partial and N.fresh say more",
         ),
         {
@@ -244,5 +245,5 @@ def bounds() -> tuple[Bound, ...]:
     return (
         Bound.of(fixed, AVERAGE),
         replace(at_half, conditions=asked),
-        Bound.of(fresh()[2], AVERAGE),
+        Bound.of(fresh()[2], AVERAGE, where=(SHARE,)),
     )

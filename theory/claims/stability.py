@@ -203,6 +203,13 @@ def proofs() -> tuple[Proof, ...]:
     return (*delay_limits(), *separate_limits(), *feedback_limits())
 
 
+SMALL = (
+    Condition("d/k ≥ 2", BLOCKS - 2, d),
+    Condition("d/k ≤ 4, as far as it is proved", 4 - BLOCKS, d),
+    Condition("τ ≤ 2, as far as it is proved", 2 - tau, tau),
+)
+
+
 def bounds() -> tuple[Bound, ...]:
     """Return the stability limits, as bounds of αL."""
     delayed, cyclic = delay_limits()
@@ -214,12 +221,13 @@ def bounds() -> tuple[Bound, ...]:
     with_it, without = (
         sp.sympify(proof.claim.rhs[0]).subs(root_gamma, root) for proof in (memory, none)
     )
+    rare = Condition("τ ≤ d/k", BLOCKS - tau, tau)
     rows = (
         (delayed, "αL, delay τ", sp.sympify(delayed.claim.rhs[0]), ()),
-        (cyclic, "αL, blocks sent in turn, delay τ", sp.sympify(cyclic.claim.rhs[0]), ()),
-        (alone, "αL, an entry sent every d/k ≥ τ steps, delay τ", longest, ()),
+        (cyclic, "αL, blocks sent in turn, delay τ", sp.sympify(cyclic.claim.rhs[0]), SMALL),
+        (alone, "αL, an entry sent every d/k ≥ τ steps, delay τ", longest, (rare,)),
         (memory, "αL, feedback", with_it, (contracts,)),
-        (none, "αL, no feedback", without, ()),
+        (none, "αL, no feedback", without, (contracts,)),
     )
     return tuple(
         Bound(proof.claim.name, quantity, (limit,), proof, "tight", conditions)

@@ -246,8 +246,7 @@ def bounds() -> tuple[Bound, ...]:
     sent = "(1/T) Σ [(1 − αL) Σπ_jE(∂_j f)² + E‖∇f on S(y)‖²]"
     return (
         Bound.of(symmetric, sent),
-        Bound.of(exchangeable, AVERAGE),
-        Bound.of(slow, AVERAGE),
-        Bound("topk.factor", "steps, as a multiple of exact SGD's", (d / k,), slow),
-        Bound.of(noiseless()[2], "(1/T) Σ ‖∇f(x_t)‖²"),
+        Bound.of(exchangeable, AVERAGE, where=(SENDS_LESS,)),
+        Bound.of(slow, AVERAGE, where=(SENDS_LESS,)),
+        Bound.of(noiseless()[2], "(1/T) Σ ‖∇f(x_t)‖²", where=(SENDS_LESS,)),
     )
