@@ -20,6 +20,7 @@ def said(notebook: nbformat.NotebookNode) -> list[list[str]]:
     return cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path: Path) -> None:
     stored = nbformat.read(path, as_version=4)

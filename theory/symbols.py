@@ -110,7 +110,6 @@ n = _positive("n", "number of updates held, or of gradients in flight")
 share = _positive("w", "largest share of an update that is held")
 prob = _positive("P", "probability that a given update is held")
 prob_sum = _positive("ΣP", "sum of the probabilities of the updates held: Eτ")
-fate_var = _nonnegative("‖rest‖²", "E‖h − E[h | content]‖²")
 prob_var = _nonnegative("ΣP(1−P)", "sum of the variances of these fates")
 mass = _symbol("E‖h‖²", "second moment of held mass, mean over schedules")
 square_sum = _symbol("Σ‖u‖²", "sum of the held updates' second moments")
@@ -121,7 +120,6 @@ code_var = _nonnegative("V_C", "E‖C(G̃) − G̃‖² of an unbiased compresso
 
 # Chains of relaxations.
 B1 = _positive("B₁", "elastic constant of the first relaxation of a chain, for every view")
-B2 = _positive("B₂", "elastic constant of the second relaxation of a chain on its own")
 along = _symbol("h·y", "⟨h, y⟩ for the held mass h and the unit vector y along it")
 let_by = _nonnegative("‖Ky‖²", "the part of y on the entries of a message that are not held")
 let_next = _nonnegative("‖K⁺y‖²", "the same, of the message before it")

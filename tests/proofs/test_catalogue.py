@@ -48,6 +48,7 @@ def test_every_module_of_claims_is_listed() -> None:
     assert named == files - {"__init__", "sgd"}  # sgd is what the others share
 
 
+@pytest.mark.slow  # proves everything once more, in a process of its own
 def test_listing_and_imports() -> None:
     listing = subprocess.run(
         [sys.executable, "-W", "error", "-m", "theory"], capture_output=True, text=True, check=True

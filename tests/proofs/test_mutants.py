@@ -140,6 +140,7 @@ def refusal(mutant: Certificate | Induction) -> str:
     return ""
 
 
+@pytest.mark.slow  # 5,000 of them
 @pytest.mark.parametrize("proof", PROOFS, ids=IDS)
 def test_mutants_are_refused(proof: Proof, record_property: Callable[[str, Any], None]) -> None:
     count, survivors = Counter[str](), []

@@ -36,7 +36,10 @@ CLAIMS = {proof.claim.name: proof.claim for proof in PROOFS}
 Report = Callable[[str, Any], None]
 
 # A program at the end of a claim's range has no interior, on which the solver remarks.
-pytestmark = pytest.mark.filterwarnings("ignore:Solution may be inaccurate:UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Solution may be inaccurate:UserWarning"),
+]
 
 
 def bound(name: str, values: Values) -> float:
