@@ -14,6 +14,7 @@ from elastic_jax.workers import (
     WorkerStep,
     check_batches,
     check_one_axis,
+    check_states,
     check_step,
     check_workers,
 )
@@ -151,6 +152,7 @@ def _checked(
     run: Callable[[WorkerState, Any], tuple[WorkerState, Any]],
 ) -> WorkerStep:
     def checked(states, batches):
+        check_states(states, workers)
         check_batches(batches, workers)
         return run(states, batches)
 

@@ -246,6 +246,13 @@ def error_feedback(
         message, average, sender = say(state.sender, narrow_as(y, updates))
         sent = narrow_as(average, updates)
         rest = minus(y, message)
+        # What a narrow dtype rounds off the mean is held too, by all workers alike.
+        rest = jax.tree.map(
+            lambda r, a, s: r if a.dtype == s.dtype else r + (wide(a) - wide(s)).astype(r.dtype),
+            rest,
+            average,
+            sent,
+        )
         if not decays:
             return sent, ErrorFeedbackState(rest, sender)
         kept = jax.tree.map(lambda r: r * jnp.asarray(decay).astype(r.dtype), rest)

@@ -143,6 +143,7 @@ def simulate(step: WorkerStep, workers: int) -> WorkerStep:
         return jax.vmap(of_one, in_axes=(0, None), axis_name=step.axis_name)(index, params)
 
     def run(states, batches):
+        check_states(states, workers)
         check_batches(batches, workers)
         return jax.vmap(step.step, axis_name=step.axis_name)(states, batches)
 
@@ -169,6 +170,16 @@ def check_one_axis(step: Any) -> None:
             f"step has axis_name={step.axis_name!r}; make it with worker_step(..., axis_name=...), "
             "one name: the axis of its exchange"
         )
+
+
+def check_states(states: Any, workers: int) -> None:
+    """Refuses states of another number of workers."""
+    for leaf in jax.tree.leaves(states):
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != workers:
+            raise ValueError(
+                f"states hold an array of shape {jnp.shape(leaf)}; they are not those of "
+                f"{workers} workers, as init makes them"
+            )
 
 
 def check_batches(batches: Any, workers: int) -> None:

@@ -1,4 +1,4 @@
-"""Progress of many runs, with the time left: on a terminal or in plain lines."""
+"""Progress of many runs or steps, with the time left: on a terminal or in plain lines."""
 
 import sys
 import time
@@ -10,22 +10,24 @@ import rich.progress
 class Progress:
     """Progress with the time left: a bar on a terminal, else a line now and then."""
 
-    def __init__(self, total: int, done: int, every: float = 15.0):
+    def __init__(self, total: int, done: int, every: float = 15.0, unit: str = "runs"):
         """Starts the clock.
 
         Args:
             total: runs.
             done: of them, done before.
             every: seconds between lines where there is no terminal.
+            unit: what they are called.
         """
         self.total, self.done, self.before, self.every = total, done, done, every
         self.start = self.said = time.monotonic()
+        self.unit = unit
         self.bar = None
         if sys.stderr.isatty():
             columns = (
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("runs"),
+                rich.progress.TextColumn(unit),
                 rich.progress.TimeElapsedColumn(),
                 rich.progress.TextColumn("{task.description}"),
             )
@@ -45,7 +47,7 @@ class Progress:
             self.bar.update(self.task, completed=self.done, description=left)
         elif now - self.said >= self.every or self.done == self.total:
             self.said = now
-            print(f"{self.done}/{self.total} runs, {left}", file=sys.stderr, flush=True)
+            print(f"{self.done}/{self.total} {self.unit}, {left}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Prints a line."""

@@ -159,6 +159,7 @@ EVERY = [MODES[0], *(pytest.param(mode, marks=slow) for mode in MODES[1:])]
 FEW = [*MODES[1:], pytest.param(MODES[0], marks=slow)]
 
 
+@pytest.mark.slow  # compiles every case in every mode
 @pytest.mark.parametrize("mode", EVERY)
 @pytest.mark.parametrize("name", CASES)
 def test_equals_simulate(mode, name):

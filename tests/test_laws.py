@@ -169,6 +169,17 @@ def test_law_1_bfloat16(name):
     assert law_1_error(history, final) > tolerance(jnp.float32, STEPS)
 
 
+def test_law_1_bfloat16_means():
+    """What bfloat16 rounds off the mean of several workers' messages is held too."""
+    params = TREES["network"](jnp.bfloat16)
+    feedback = ej.error_feedback(ej.top_k(0.25), axis_name=AXIS)
+    base = optax.sgd(ALPHA)
+    grads = gradients(params, 1, STEPS, 3)
+    chain = optax.chain(base, feedback, ej.absorb())
+    history, final = run(chain, base, params, grads, 3, AXIS)
+    assert law_1_error(history, final) <= tolerance(jnp.float32, STEPS)
+
+
 # ---- law 2 ----
 
 

@@ -239,6 +239,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow  # compiles every compressor in every mode
 @pytest.mark.parametrize("mode, workers", WAYS)
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_gathered_equals_dense(name, mode, workers):
