@@ -174,7 +174,7 @@ def test_refused_with_a_message_that_helps():
     half = states._replace(params=jax.tree.map(lambda x: x.astype("bfloat16"), states.params))
     other = half._replace(params={**half.params, "s": jnp.arange(2, dtype=jnp.bfloat16)})
     cases = {
-        "is no WorkerState": lambda: resize(states.params, 3),  # type: ignore
+        "is no WorkerState": lambda: resize(states.params, 3),
         "workers=0": lambda: resize(states, 0),
         "params['s'] (bfloat16) differs": lambda: resize(other, 3),
         ".opt_state (int32) differs": lambda: resize(

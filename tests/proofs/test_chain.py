@@ -241,7 +241,7 @@ def test_report_says_it_all() -> None:
     ("make", "match"),
     [
         (lambda: delay(-1), "steps=-1 .*pass an int >= 0"),
-        (lambda: delay(1.5), "steps=1.5"),  # pyright: ignore[reportArgumentType]
+        (lambda: delay(1.5), "steps=1.5"),
         (lambda: resend(1.0), "probability=1.0 .*in .0, 1"),
         (lambda: feedback(1), "needs a contraction"),
         (lambda: top_k_feedback(0), "fraction"),
@@ -263,7 +263,7 @@ def test_what_a_chain_refuses(make: Callable[[], object], match: str) -> None:
 
 def test_unknown_parts_and_rates() -> None:
     with pytest.raises(TypeError, match="no part of a chain"):
-        Chain(8)  # pyright: ignore[reportArgumentType]
+        Chain(8)
     with pytest.raises(ValueError, match=r"'Q' is no rate in B; pass one of N, N.tuned"):
         Chain(delay(1)).rate("Q")
     with pytest.raises(ValueError, match="sets no limit to α"):

@@ -193,7 +193,7 @@ FALSE = {
         SQUARE.instance({norm2(a): inner(a, b)}), Claim("false", "", 0, (inner(a, b),))
     ),
     "a value for a product": lambda: from_(
-        SHORT.instance({alpha * L: sp.S.Half}),  # pyright: ignore[reportArgumentType]
+        SHORT.instance({alpha * L: sp.S.Half}),
         Claim("false", "", alpha, (1 / L,)),
     ),
     "a relation without a symbol": lambda: zero(relations=((rho, sp.S.One),)),
