@@ -71,7 +71,7 @@ def _plain(problem: Problem, optimizer):
 
 
 def _asynchronous(problem: Problem, optimizer, workers: int, measure: bool = True):
-    trace = ej.draw_trace([ej.exponential_speed()] * workers, ticks=TICKS, seed=1)
+    trace = ej.draw_trace([ej.speeds.exponential()] * workers, ticks=TICKS, seed=1)
     schedule = trace.schedule()
     executor = ej.asynchronous(problem.loss, optimizer, measure=measure)
 

@@ -10,16 +10,16 @@ Where is the mass          held, lost, virtual_params, elastic_gap, meter
 Relax an update            error_feedback, compress, ef21, delay, absorb
 Compressors                top_k, block_top_k, threshold, random_k, sign, quantize, natural,
                            low_rank, identity; Compressor
-Models of delay            constant, per_leaf, uniform, geometric, pmf, per_coordinate, replay;
-                           DelayModel
+Models of delay            delays.constant, per_leaf, uniform, geometric, pmf, per_coordinate,
+                           replay
 Workers in step            worker_step, simulate, distribute, all_mean, fold_in_worker
-Workers that race          draw_trace, make_trace, Trace, asynchronous; constant_speed,
-                           exponential_speed, lognormal_speed, pareto_speed, stops_after
+Workers that race          draw_trace, make_trace, Trace, asynchronous; speeds.constant,
+                           exponential, lognormal, pareto, stops_after
 Make your own              relaxation, check_order
 Known constants            problems
 """
 
-from elastic_jax import problems
+from elastic_jax import delays, problems, speeds
 from elastic_jax.absorb import absorb
 from elastic_jax.compressors import identity, low_rank, natural, quantize, sign
 from elastic_jax.devices import distribute
@@ -30,25 +30,8 @@ from elastic_jax.mass import elastic_gap, held, lost, virtual_params
 from elastic_jax.meter import meter
 from elastic_jax.order import check_order, relaxation
 from elastic_jax.sparsifiers import block_top_k, random_k, threshold, top_k
-from elastic_jax.speeds import (
-    constant_speed,
-    draw_trace,
-    exponential_speed,
-    lognormal_speed,
-    pareto_speed,
-    stops_after,
-)
-from elastic_jax.staleness import (
-    DelayModel,
-    constant,
-    delay,
-    geometric,
-    per_coordinate,
-    per_leaf,
-    pmf,
-    replay,
-    uniform,
-)
+from elastic_jax.speeds import draw_trace
+from elastic_jax.staleness import delay
 from elastic_jax.traces import Trace, make_trace
 from elastic_jax.types import Compressor
 from elastic_jax.workers import fold_in_worker, simulate, worker_step
@@ -57,7 +40,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Compressor",
-    "DelayModel",
     "Trace",
     "absorb",
     "all_mean",
@@ -65,40 +47,30 @@ __all__ = [
     "block_top_k",
     "check_order",
     "compress",
-    "constant",
-    "constant_speed",
     "delay",
+    "delays",
     "distribute",
     "draw_trace",
     "ef21",
     "elastic_gap",
     "error_feedback",
-    "exponential_speed",
     "fold_in_worker",
-    "geometric",
     "held",
     "identity",
-    "lognormal_speed",
     "lost",
     "low_rank",
     "make_trace",
     "meter",
     "natural",
-    "pareto_speed",
-    "per_coordinate",
-    "per_leaf",
-    "pmf",
     "problems",
     "quantize",
     "random_k",
     "relaxation",
-    "replay",
     "sign",
     "simulate",
-    "stops_after",
+    "speeds",
     "threshold",
     "top_k",
-    "uniform",
     "virtual_params",
     "worker_step",
 ]

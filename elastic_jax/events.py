@@ -88,7 +88,7 @@ def asynchronous(
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax
         >>> import elastic_jax as ej
-        >>> trace = ej.draw_trace([ej.constant_speed()] * 3, ticks=6)
+        >>> trace = ej.draw_trace([ej.speeds.constant()] * 3, ticks=6)
         >>> loss = lambda x, batch: jnp.sum(x)  # gradient 1 everywhere
         >>> run = ej.asynchronous(loss, optax.sgd(1.0))
         >>> state, ticks = run.run(run.init(jnp.zeros(1), workers=3), trace.schedule(), np.zeros(6))

@@ -1,4 +1,4 @@
-"""How workers meet: means over a named axis, and the plain all-reduce.
+"""How workers meet: `mean`, `gather` and `shift` over a named axis, and the plain all-reduce.
 
 Everything that crosses workers is a function of an axis name, so that one step runs under
 `jax.vmap(axis_name=…)`, `jax.shard_map` and `jax.pmap` alike.
@@ -36,6 +36,55 @@ def mean(tree: Any, axis_name: AxisName) -> Any:
         return narrow(total, x.dtype)
 
     return jax.tree.map(leaf_mean, tree)
+
+
+def gather(tree: Any, axis_name: AxisName) -> Any:
+    """Collects every worker's tree.
+
+    Args:
+        tree: this worker's tree of arrays.
+        axis_name: the workers' axis, or several, innermost first.
+
+    Returns:
+        The tree with leaves [p, ...] in the order of `worker_index`, on every worker.
+    """
+
+    def leaf_gather(x):
+        shape, together = x.shape, x[None]
+        for name in axis_names(axis_name):
+            together = jax.lax.all_gather(together, name)
+            together = together.reshape(-1, *shape)
+        return together
+
+    return jax.tree.map(leaf_gather, varying(tree, axis_name))
+
+
+def shift(tree: Any, axis_name: AxisName, by: int) -> Any:
+    """Passes a tree around the ring of workers: each gets that of the worker `by` places on.
+
+    Args:
+        tree: this worker's tree of arrays.
+        axis_name: the workers' axis, or several, innermost first.
+        by: how far, an int; worker i gets the tree of worker (i + by) mod p.
+
+    Returns:
+        The other worker's tree.
+    """
+    name, *outer = axis_names(axis_name)
+    size = jax.lax.axis_size(name)
+    far, near = divmod(by, size)
+    ring = [(source, (source - near) % size) for source in range(size)]
+
+    def along(x):
+        return jax.lax.ppermute(x, name, ring) if near else x
+
+    tree = jax.tree.map(along, varying(tree, axis_name))
+    if not outer:
+        return tree
+    # those who looked past the end of the inner axis look one place further on the outer ones
+    past = jax.lax.axis_index(name) + near >= size
+    here, beyond = (shift(tree, tuple(outer), far + carry) for carry in (0, 1))
+    return here if not near else jax.tree.map(lambda a, b: jnp.where(past, b, a), here, beyond)
 
 
 def axis_names(axis_name: AxisName) -> tuple[str, ...]:
@@ -119,4 +168,5 @@ def all_mean(axis_name: AxisName) -> optax.GradientTransformationExtraArgs:
     return relaxation(
         lambda params: AllMeanState(),
         lambda updates, state, params=None, **extra: (mean(updates, names), state),
+        names,
     )

@@ -71,7 +71,7 @@ def _transformation(
         return new_updates, (own, mark)
 
     if names is not None:
-        return relaxation(lambda params: (init(params), AllMeanState()), crossing)
+        return relaxation(lambda params: (init(params), AllMeanState()), crossing, names)
     alone = relaxation(init, local)
     return alone if exchange is None else optax.chain(alone, exchange)
 

@@ -61,6 +61,7 @@ class Passage(NamedTuple):
 
     taken: list[Any]
     returned: list[Any]
+    axes: tuple[str, ...]  # over which it crosses workers, if it does
 
 
 _passages: contextvars.ContextVar[list[Passage] | None] = contextvars.ContextVar(
@@ -69,7 +70,7 @@ _passages: contextvars.ContextVar[list[Passage] | None] = contextvars.ContextVar
 
 
 def relaxation(
-    init: optax.TransformInitFn, update: Callable[..., Any]
+    init: optax.TransformInitFn, update: Callable[..., Any], axes: tuple[str, ...] = ()
 ) -> optax.GradientTransformationExtraArgs:
     """Makes a transformation that the meter can see past.
 
@@ -77,6 +78,7 @@ def relaxation(
         init: optax's init function. Its state is a NamedTuple that tells what the relaxation is:
             methods `held()` and `lost()`, a class attribute `role` (see `elastic_jax.order`).
         update: optax's update function, with extra arguments.
+        axes: the axes over which it crosses workers; none for a relaxation of one worker.
 
     Returns:
         The transformation. While a meter traces it, it notes the leaves it took and returned.
@@ -86,7 +88,7 @@ def relaxation(
         new_updates, new_state = update(updates, state, params, **extra_args)
         passages = _passages.get()
         if passages is not None:
-            passages.append(Passage(jax.tree.leaves(updates), jax.tree.leaves(new_updates)))
+            passages.append(Passage(jax.tree.leaves(updates), jax.tree.leaves(new_updates), axes))
         return new_updates, new_state
 
     return optax.GradientTransformationExtraArgs(init, recorded)

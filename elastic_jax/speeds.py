@@ -19,26 +19,26 @@ class Speed(NamedTuple):
     updates: int | None = None  # how many updates it makes before it stops; None: no end
 
 
-def constant_speed(seconds: float = 1.0) -> Speed:
+def constant(seconds: float = 1.0) -> Speed:
     """Every update takes `seconds`."""
     seconds = _positive("seconds", seconds)
     return Speed(f"constant({seconds:g} s)", lambda rng, n: np.full(n, seconds))
 
 
-def exponential_speed(mean: float = 1.0) -> Speed:
+def exponential(mean: float = 1.0) -> Speed:
     """Memoryless durations of the given mean, in seconds."""
     mean = _positive("mean", mean)
     return Speed(f"exponential({mean:g} s)", lambda rng, n: rng.exponential(mean, n))
 
 
-def lognormal_speed(median: float = 1.0, sigma: float = 0.5) -> Speed:
+def lognormal(median: float = 1.0, sigma: float = 0.5) -> Speed:
     """Durations median·exp(sigma·N(0, 1)) in seconds; their mean is median·exp(sigma²/2)."""
     median, sigma = _positive("median", median), _positive("sigma", sigma)
     name = f"lognormal({median:g} s, {sigma:g})"
     return Speed(name, lambda rng, n: rng.lognormal(math.log(median), sigma, n))
 
 
-def pareto_speed(minimum: float = 1.0, shape: float = 1.5) -> Speed:
+def pareto(minimum: float = 1.0, shape: float = 1.5) -> Speed:
     """Heavy-tailed stragglers: P(duration > s) = (minimum/s)^shape for s ≥ minimum, in seconds.
 
     The mean is minimum·shape/(shape − 1), infinite for shape ≤ 1; the variance is infinite for
@@ -77,7 +77,7 @@ def draw_trace(speeds: Sequence[Speed], ticks: int, seed: int = 0) -> Trace:
             stop before `ticks` updates, saying how many there were.
 
     Example:
-        >>> draw_trace([constant_speed()] * 3, ticks=6).delay.tolist()
+        >>> draw_trace([constant()] * 3, ticks=6).delay.tolist()
         [0, 1, 2, 2, 2, 2]
     """
     p, ticks = len(speeds), check_count("ticks", ticks, 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.exchange import AxisName, axis_names, varying, worker_index
-from elastic_jax.order import check_order
+from elastic_jax.order import Passage, check_order, record_passages
 
 
 class WorkerState(NamedTuple):
@@ -52,7 +52,8 @@ def worker_step(
         The step. Alone it is ordinary training; `simulate` runs p of them.
 
     Raises:
-        ValueError: from `init`, where the chain's order would lose mass or let views drift apart.
+        ValueError: from `init`, where the chain's order would lose mass or let views drift apart;
+            from `step`, where its exchange goes over other axes than `axis_name`.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=has_aux)
 
@@ -67,10 +68,24 @@ def worker_step(
 
     def step(state, batch):
         out, grads = gradient(_local(state.params, axis_name), batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with record_passages() as passages:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        _check_axes(passages, axis_name)
         return WorkerState(optax.apply_updates(state.params, updates), opt_state), out
 
     return WorkerStep(init, step, axis_name)
+
+
+def _check_axes(passages: list[Passage], axis_name: AxisName | None) -> None:
+    """Refuses an exchange between some of the workers only: the others' views would drift apart."""
+    mine = () if axis_name is None else axis_names(axis_name)
+    for passage in passages:
+        if passage.axes and set(passage.axes) != set(mine):
+            raise ValueError(
+                f"the optimizer exchanges over the axes {passage.axes} but "
+                f"axis_name={axis_name!r}: workers would not all meet; pass axis_name={passage.axes!r} to worker_step, or "
+                f"{axis_name!r} to the exchange"
+            )
 
 
 def _local(params: optax.Params, axis_name: AxisName | None) -> optax.Params:

@@ -165,9 +165,9 @@ class Trainer:
 def draw_trace(run: Run, settings: Settings) -> ej.Trace:
     """Draws who applies when; depends on the seed and the number of workers alone."""
     speeds = {
-        "lognormal": ej.lognormal_speed,
-        "exponential": ej.exponential_speed,
-        "constant": ej.constant_speed,
+        "lognormal": ej.speeds.lognormal,
+        "exponential": ej.speeds.exponential,
+        "constant": ej.speeds.constant,
     }
     return ej.draw_trace([speeds[settings.speed]()] * run.workers, settings.gradients, run.seed)
 

@@ -25,6 +25,8 @@ class Case(NamedTuple):
     loses: bool = False  # whether it loses mass (and must say so)
     bound: Callable[[Any], float] | None = None  # params -> B/M for one worker and updates <= M
     drifts: bool = False  # law 2 does not hold for it
+    gain: float = 1.0  # by how many times mean_i u_i the global iterate moves
+    alike: bool = True  # of an exchange: whether all workers apply the same update
 
 
 COMPRESSORS = {
@@ -85,7 +87,7 @@ LOCAL = [
     Case(
         "delay(per_leaf)",
         lambda params: ej.delay(
-            ej.per_leaf(
+            ej.delays.per_leaf(
                 jax.tree.unflatten(
                     jax.tree.structure(params), np.arange(len(jax.tree.leaves(params))).tolist()
                 )
@@ -93,11 +95,23 @@ LOCAL = [
         ),
         bound=lambda params: len(jax.tree.leaves(params)) - 1.0,
     ),
-    Case("delay(uniform)", lambda params: ej.delay(ej.uniform(1, 4)), bound=lambda params: 4.0),
-    Case("delay(geometric)", lambda params: ej.delay(ej.geometric(2.0, 9)), bound=lambda _: 9.0),
-    Case("delay(pmf)", lambda params: ej.delay(ej.pmf([0.5, 0.0, 0.5])), bound=lambda _: 2.0),
-    Case("delay(per_coordinate)", lambda _: ej.delay(ej.per_coordinate(3)), bound=lambda _: 3.0),
-    Case("delay(replay)", lambda _: ej.delay(ej.replay([0, 3, 1, 2])), bound=lambda _: 3.0),
+    Case(
+        "delay(uniform)", lambda params: ej.delay(ej.delays.uniform(1, 4)), bound=lambda params: 4.0
+    ),
+    Case(
+        "delay(geometric)",
+        lambda params: ej.delay(ej.delays.geometric(2.0, 9)),
+        bound=lambda _: 9.0,
+    ),
+    Case(
+        "delay(pmf)", lambda params: ej.delay(ej.delays.pmf([0.5, 0.0, 0.5])), bound=lambda _: 2.0
+    ),
+    Case(
+        "delay(per_coordinate)",
+        lambda _: ej.delay(ej.delays.per_coordinate(3)),
+        bound=lambda _: 3.0,
+    ),
+    Case("delay(replay)", lambda _: ej.delay(ej.delays.replay([0, 3, 1, 2])), bound=lambda _: 3.0),
     *(_feedback(name) for name in FIT_FOR_FEEDBACK),
     Case(
         "error_feedback, decayed",
@@ -133,7 +147,13 @@ def exchanges(axis_name: str | tuple[str, ...]) -> list[Case]:
     ]
 
 
+def mixes(axis_name: str | tuple[str, ...]) -> list[Case]:
+    """What sets the parameters of all workers, over an axis or several."""
+    return []
+
+
 EXCHANGES = exchanges(AXIS)
+MIXES = mixes(AXIS)
 
 TREES = {
     "vector": lambda dtype: jnp.zeros(7, dtype),

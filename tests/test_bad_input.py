@@ -66,7 +66,7 @@ def update(opt, params: Any = VIEW):
 
 
 def run_events(optimizer: Any = SGD, server=None, ticks=4, batches=4, slots=None, measure=True):
-    trace = ej.draw_trace([ej.constant_speed()] * 3, ticks=ticks)
+    trace = ej.draw_trace([ej.speeds.constant()] * 3, ticks=ticks)
     run = ej.asynchronous(loss, optimizer, server, measure=measure)
     return run.run(run.init(VIEW, 3, slots), trace.schedule(), np.ones((batches, 3), np.float32))
 
@@ -122,7 +122,9 @@ DELAY = {
         lambda: ej.delay(5, longest=2), "longest=2 is less than steps=5", "leave it out"
     ),
     "a room for a model": refused(
-        lambda: ej.delay(ej.uniform(1, 4), longest=2), "longest=2", "uniform(1, 4) has its own"
+        lambda: ej.delay(ej.delays.uniform(1, 4), longest=2),
+        "longest=2",
+        "uniform(1, 4) has its own",
     ),
     "a traced delay of floats": refused(
         lambda: ej.delay(jnp.asarray(2.7), longest=4), "float32", "pass an integer scalar"
@@ -138,10 +140,10 @@ DELAY = {
         lambda: ej.error_feedback(TOP, decay="a"), "decay='a'", "pass a number in (0, 1]"
     ),
     "an infinite mean": refused(
-        lambda: ej.geometric(float("inf"), 3), "mean=inf", "pass a finite number > 0"
+        lambda: ej.delays.geometric(float("inf"), 3), "mean=inf", "pass a finite number > 0"
     ),
     "another tree of delays": refused(
-        lambda: ej.delay(ej.per_leaf([1, 2, 3])).init([VIEW]), "steps=[1, 2, 3]", "prefix"
+        lambda: ej.delay(ej.delays.per_leaf([1, 2, 3])).init([VIEW]), "steps=[1, 2, 3]", "prefix"
     ),
     "wider updates than the queue": refused(
         lambda: ej.delay(1).update(VIEW, ej.delay(1).init(VIEW.astype(jnp.bfloat16))),
@@ -198,25 +200,39 @@ DELAY = {
     "room is a float": no_type(
         lambda: ej.delay(jnp.asarray(2), longest=4.0), "longest=4.0", "int >= 0"
     ),
-    "per_leaf([1, -2])": refused(lambda: ej.per_leaf([1, -2]), "steps=-2", "pass an int >= 0"),
+    "per_leaf([1, -2])": refused(
+        lambda: ej.delays.per_leaf([1, -2]), "steps=-2", "pass an int >= 0"
+    ),
     "per_leaf({'a': 0.5})": no_type(
-        lambda: ej.per_leaf({"a": 0.5}), "steps=0.5", "pass an int >= 0"
+        lambda: ej.delays.per_leaf({"a": 0.5}), "steps=0.5", "pass an int >= 0"
     ),
-    "uniform(-1, 2)": refused(lambda: ej.uniform(-1, 2), "shortest=-1", "pass an int >= 0"),
-    "uniform(4, 1)": refused(lambda: ej.uniform(4, 1), "longest=1", "shortest=4", "swap them"),
-    "uniform(1, 2.5)": no_type(lambda: ej.uniform(1, 2.5), "longest=2.5", "int >= 0"),
-    "geometric(0, 3)": refused(lambda: ej.geometric(0, 3), "mean=0", "> 0", "delay(0)"),
-    "geometric(nan, 3)": refused(lambda: ej.geometric(NAN, 3), "mean=nan", "> 0"),
-    "geometric(1, -1)": refused(lambda: ej.geometric(1, -1), "longest=-1", "pass an int >= 0"),
-    "per_coordinate(-1)": refused(lambda: ej.per_coordinate(-1), "longest=-1", "pass an int >= 0"),
-    "replay of nothing": refused(lambda: ej.replay([]), "delays=[]", "ints of shape [T]"),
+    "uniform(-1, 2)": refused(lambda: ej.delays.uniform(-1, 2), "shortest=-1", "pass an int >= 0"),
+    "uniform(4, 1)": refused(
+        lambda: ej.delays.uniform(4, 1), "longest=1", "shortest=4", "swap them"
+    ),
+    "uniform(1, 2.5)": no_type(lambda: ej.delays.uniform(1, 2.5), "longest=2.5", "int >= 0"),
+    "geometric(0, 3)": refused(lambda: ej.delays.geometric(0, 3), "mean=0", "> 0", "delay(0)"),
+    "geometric(nan, 3)": refused(lambda: ej.delays.geometric(NAN, 3), "mean=nan", "> 0"),
+    "geometric(1, -1)": refused(
+        lambda: ej.delays.geometric(1, -1), "longest=-1", "pass an int >= 0"
+    ),
+    "per_coordinate(-1)": refused(
+        lambda: ej.delays.per_coordinate(-1), "longest=-1", "pass an int >= 0"
+    ),
+    "replay of nothing": refused(lambda: ej.delays.replay([]), "delays=[]", "ints of shape [T]"),
     "replay of floats": refused(
-        lambda: ej.replay([1.5]), "delays=[1.5]", "Trace", "ints of shape [T]"
+        lambda: ej.delays.replay([1.5]), "delays=[1.5]", "Trace", "ints of shape [T]"
     ),
-    "replay of a table": refused(lambda: ej.replay([[1]]), "delays=[[1]]", "ints of shape [T]"),
-    "replay of the future": refused(lambda: ej.replay([0, -1]), "delays hold -1", "an int >= 0"),
+    "replay of a table": refused(
+        lambda: ej.delays.replay([[1]]), "delays=[[1]]", "ints of shape [T]"
+    ),
+    "replay of the future": refused(
+        lambda: ej.delays.replay([0, -1]), "delays hold -1", "an int >= 0"
+    ),
 } | {
-    f"pmf({p})": refused(lambda p=p: ej.pmf(p), f"probabilities={p!r}", "non-negative", "sum to 1")
+    f"pmf({p})": refused(
+        lambda p=p: ej.delays.pmf(p), f"probabilities={p!r}", "non-negative", "sum to 1"
+    )
     for p in ([], [0.5, 0.6], [-0.5, 1.5], [NAN, 1.0], [[1.0]], 1.0)
 }
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import AXIS, COMPRESSORS, LOCAL, exchanges
+from cases import AXIS, COMPRESSORS, LOCAL, exchanges, mixes
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from steps import draws, mesh_of
 
@@ -37,10 +37,10 @@ def chains(axis: str | tuple[str, ...]) -> dict[str, list[optax.GradientTransfor
     """Every case of the table in a legal place: local ones before a mean, and after exchanges."""
     mean = ej.all_mean(axis)
     table = {case.name: [case.make(SHAPES), mean] for case in LOCAL}
-    table |= {case.name: [case.make(SHAPES)] for case in exchanges(axis)}
+    table |= {case.name: [case.make(SHAPES)] for case in exchanges(axis) + mixes(axis)}
     late = ej.error_feedback(COMPRESSORS["top_k(0.25)"], axis_name=axis)
     table["delay after error_feedback"] = [late, ej.delay(2)]
-    table["delay(uniform) after all_mean"] = [mean, ej.delay(ej.uniform(1, 4))]
+    table["delay(uniform) after all_mean"] = [mean, ej.delay(ej.delays.uniform(1, 4))]
     table["delay, error_feedback(low_rank), delay"] = [
         ej.delay(1),
         ej.error_feedback(COMPRESSORS["low_rank(1)"], axis_name=axis),

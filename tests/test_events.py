@@ -93,7 +93,7 @@ def test_equals_numpy_for_any_trace(trace, k):
 
 
 def test_slices_give_the_same_bits():
-    trace = ej.draw_trace([ej.exponential_speed()] * 4, ticks=24, seed=1)
+    trace = ej.draw_trace([ej.speeds.exponential()] * 4, ticks=24, seed=1)
     noise = np.random.default_rng(1).normal(size=(24, D)).astype(np.float32)
     once, whole = execute(trace, noise, 2)
     parts, sliced = execute(trace, noise, 2, chunks=3)
@@ -132,7 +132,7 @@ def test_one_worker_is_plain_sgd_bit_for_bit(loss_fn, start, shape, measure, mom
     optimizer = optax.sgd(0.1, momentum=momentum)
     batches = jax.random.normal(jax.random.key(2), (ticks, *shape))
     run = ej.asynchronous(loss_fn, optimizer, measure=measure)
-    trace = ej.draw_trace([ej.lognormal_speed()], ticks)
+    trace = ej.draw_trace([ej.speeds.lognormal()], ticks)
     state, got = run.run(run.init(start, 1), trace.schedule(), batches)
 
     @jax.jit
@@ -155,7 +155,9 @@ def test_one_worker_is_plain_sgd_bit_for_bit(loss_fn, start, shape, measure, mom
 LOCALS = {
     "compress": ej.compress(ej.random_k(2)),
     "decayed feedback": ej.error_feedback(ej.top_k(2), decay=0.8),
-    "delay and feedback": optax.chain(ej.delay(ej.uniform(0, 3)), ej.error_feedback(ej.sign())),
+    "delay and feedback": optax.chain(
+        ej.delay(ej.delays.uniform(0, 3)), ej.error_feedback(ej.sign())
+    ),
     "ef21": ej.ef21(ej.top_k(2)),
 }
 
@@ -171,7 +173,7 @@ def test_the_iterate_carried_is_the_iterate_by_definition(name, server):
     }[server]
     chain = optax.chain(optax.sgd(0.2), LOCALS[name])
     run = ej.asynchronous(loss, chain, at_server)
-    trace = ej.draw_trace([ej.exponential_speed()] * 3, ticks=60, seed=4)
+    trace = ej.draw_trace([ej.speeds.exponential()] * 3, ticks=60, seed=4)
     noise = jax.random.normal(jax.random.key(3), (60, D))
     state, ticks = run.run(run.init(jnp.ones(D), 3), trace.schedule(), noise)
     by_definition = ej.virtual_params(
@@ -202,7 +204,7 @@ def test_levin_may_threshold():
     for p in (1, 2, 5):
         tau = p - 1
         edge = 2 * np.sin(np.pi / (2 * (2 * tau + 1)))
-        trace = ej.draw_trace([ej.constant_speed()] * p, ticks=600)
+        trace = ej.draw_trace([ej.speeds.constant()] * p, ticks=600)
         for factor, stable in ((0.97, True), (1.03, False)):
             run = ej.asynchronous(
                 lambda x, b: 0.5 * jnp.sum(x * x), optax.sgd(float(factor * edge))
@@ -214,7 +216,7 @@ def test_levin_may_threshold():
 def test_window_lemma():
     """p equal workers, constant gradient of norm M: B̂ = (p - 1) M, attained; and no case above."""
     problem = ej.problems.linear(D, 2.0)
-    for speeds in ([ej.constant_speed()] * 4, [ej.pareto_speed()] * 4):
+    for speeds in ([ej.speeds.constant()] * 4, [ej.speeds.pareto()] * 4):
         trace = ej.draw_trace(speeds, ticks=80, seed=2)
         run = ej.asynchronous(problem.loss, optax.sgd(0.1))
         batches = problem.sample(jax.random.key(0), (80,))
@@ -227,7 +229,7 @@ def test_window_lemma():
 
 def test_bad_batches_and_rooms_are_refused():
     run = ej.asynchronous(loss, optax.sgd(0.1))
-    trace = ej.draw_trace([ej.constant_speed()] * 3, ticks=9)
+    trace = ej.draw_trace([ej.speeds.constant()] * 3, ticks=9)
     with pytest.raises(ValueError, match="one batch for each of the 9 ticks"):
         run.run(run.init(jnp.ones(D), 3), trace.schedule(), jnp.zeros((8, D)))
     with pytest.raises(ValueError, match="slots=3 but state has room for 2"):
@@ -253,7 +255,7 @@ def test_a_small_drift_of_large_parameters_is_measured():
         lambda x, b: jnp.sum(x * b), optax.chain(optax.sgd(1e-4), ej.error_feedback(ej.top_k(1)))
     )
     noise = jax.random.normal(jax.random.key(0), (500, 3))
-    trace = ej.draw_trace([ej.constant_speed()], ticks=500)
+    trace = ej.draw_trace([ej.speeds.constant()], ticks=500)
     state, ticks = run.run(run.init(jnp.full(3, 1000.0), 1), trace.schedule(), noise)
     held = ej.held(jax.tree.map(lambda leaf: leaf[0], state.worker_states), state.params)
     np.testing.assert_allclose(state.away, held, atol=1e-8)
@@ -265,7 +267,7 @@ def test_a_small_drift_of_large_parameters_is_measured():
 
 def test_state_can_be_donated():
     run = ej.asynchronous(loss, optax.sgd(0.1))
-    trace = ej.draw_trace([ej.constant_speed()] * 2, ticks=4)
+    trace = ej.draw_trace([ej.speeds.constant()] * 2, ticks=4)
     start = jnp.ones(D)
     go = jax.jit(run.run, donate_argnums=0)
     state, _ = go(run.init(start, 2), trace.schedule(), jnp.zeros((4, D)))
@@ -277,7 +279,7 @@ def test_narrow_parameters_move_by_what_they_really_moved():
     run = ej.asynchronous(
         lambda x, b: jnp.sum(x.astype(jnp.float32) * b), optax.sgd(1e-3), server=ej.absorb()
     )
-    trace = ej.draw_trace([ej.exponential_speed()] * 3, ticks=200)
+    trace = ej.draw_trace([ej.speeds.exponential()] * 3, ticks=200)
     noise = 1 + jax.random.uniform(jax.random.key(0), (200, 4))
     state, _ = run.run(run.init(jnp.ones(4, jnp.bfloat16), 3), trace.schedule(), noise)
     held = ej.held(state.server_state, state.params)

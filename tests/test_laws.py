@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import AXIS, EXCHANGES, LOCAL, TREES, Case
+from cases import AXIS, EXCHANGES, LOCAL, MIXES, TREES, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,15 +73,16 @@ def gradients(params: Any, seed: int, steps: int, workers: int, norm: float | No
     return treedef.unflatten(drawn)
 
 
-def law_1_error(history: Any, final: Any) -> float:
-    """Largest |x_t + l_t - x_0 - sum mean u|, over steps, in units of the largest update."""
+def law_1_error(history: Any, final: Any, gain: float = 1.0) -> float:
+    """Largest |x_t + l_t - x_0 - gain sum mean u|, over steps, in units of the largest update."""
     worst, scale = 0.0, 0.0
     for x, x_end, u in zip(
         *map(jax.tree.leaves, (history["x"], final["x"], history["u"])), strict=True
     ):
         x, x_end, u = (np.asarray(leaf, np.float64) for leaf in (x, x_end, u))
         path = np.concatenate([x[0], x_end[:1]])  # the global iterate, as worker 0 sees it
-        want = path[0] + np.concatenate([np.zeros_like(path[:1]), np.cumsum(u.mean(0), axis=0)])
+        moves = gain * np.cumsum(u.mean(0), axis=0)
+        want = path[0] + np.concatenate([np.zeros_like(path[:1]), moves])
         worst = max(worst, float(np.max(np.abs(path - want), initial=0)))
         scale = max(scale, float(np.max(np.abs(u), initial=0)))
     return worst / max(scale, 1e-30)
@@ -105,7 +106,8 @@ def check_law_1(params, before, exchange, after, workers, dtype, seed=0):
     chain, base = chain_of(params, before, exchange, after)
     grads = gradients(params, seed, STEPS, workers)
     history, final = run(chain, base, params, grads, workers, AXIS if exchange else None)
-    assert law_1_error(history, final) <= tolerance(dtype, STEPS)
+    gain = 1.0 if exchange is None else exchange.gain
+    assert law_1_error(history, final, gain) <= tolerance(dtype, STEPS) * max(1.0, gain)
     if not any(case.loses for case in (*before, *after, *([exchange] if exchange else []))):
         assert all(not np.any(leaf) for leaf in jax.tree.leaves(history["lost"]))
 
@@ -116,7 +118,7 @@ def test_law_1_single(case):
     check_law_1(params, [case], None, (), 1, jnp.float32)
 
 
-@pytest.mark.parametrize("case", EXCHANGES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", EXCHANGES + MIXES, ids=lambda case: case.name)
 @pytest.mark.parametrize("workers", [2, 3])
 def test_law_1_exchange(case, workers):
     params = TREES["scalar and matrix"](jnp.float32)
@@ -129,8 +131,9 @@ def legal_chains(draw):
     names = st.sampled_from(sorted(LOCAL_BY_NAME))
     before = [LOCAL_BY_NAME[name] for name in draw(st.lists(names, max_size=2))]
     workers = draw(st.integers(1, 3))
-    exchange = draw(st.sampled_from(EXCHANGES)) if workers > 1 else None
+    exchange = draw(st.sampled_from(EXCHANGES + MIXES)) if workers > 1 else None
     after = [LOCAL_BY_NAME[name] for name in draw(st.lists(names, max_size=1))]
+    after = after if exchange not in MIXES else []
     after = [case for case in after if not (case.loses and exchange)]  # some drift: see test_order
     tree = draw(st.sampled_from(sorted(TREES)))
     return before, exchange, tuple(after), workers, tree, draw(st.integers(0, 2**16))
@@ -207,6 +210,26 @@ def test_law_2(case):
     b, bound = measured_gaps(case.name)
     assert np.isfinite(b).all()
     assert grows(b) == case.drifts
+    assert b.max() <= bound * (1 + 1e-5) + 1e-5
+
+
+@functools.cache
+def measured_gaps_of_three(name: str, steps: int = 1000) -> np.ndarray:
+    """Measured B̂/M [workers, steps], where each worker's updates are all of norm alpha M."""
+    params = TREES["scalar and matrix"](jnp.float32)
+    case = next(case for case in EXCHANGES + MIXES if case.name == name)
+    base = optax.sgd(ALPHA)
+    grads = gradients(params, 3, steps, 3, norm=1.0)
+    history, _ = run(optax.chain(base, case.make(params)), base, params, grads, 3, AXIS)
+    return np.sqrt(np.asarray(history["gap"])) / ALPHA
+
+
+@pytest.mark.parametrize("case", EXCHANGES + MIXES, ids=lambda case: case.name)
+def test_law_2_across_workers(case):
+    b = measured_gaps_of_three(case.name)
+    assert np.isfinite(b).all()
+    assert grows(b.max(0)) == case.drifts
+    bound = case.bound(TREES["scalar and matrix"](jnp.float32)) if case.bound else np.inf
     assert b.max() <= bound * (1 + 1e-5) + 1e-5
 
 

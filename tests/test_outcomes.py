@@ -27,7 +27,7 @@ FEEDBACKS = (ej.error_feedback, ej.compress, ej.ef21)
 
 @pytest.mark.parametrize(
     "opt",
-    [ej.delay(0), ej.delay(ej.constant(0)), ej.delay(ej.per_leaf([0, 0]))]
+    [ej.delay(0), ej.delay(ej.delays.constant(0)), ej.delay(ej.delays.per_leaf([0, 0]))]
     + [make(ej.identity()) for make in FEEDBACKS],
 )
 def test_identity_settings_are_the_identity(opt):
@@ -92,13 +92,13 @@ def outputs(opt, updates, key=None):
 def test_delay_returns_step_t_minus_tau(tau: Any):
     updates = draws({"a": jnp.zeros(3), "b": jnp.zeros(()), "c": [jnp.zeros((2, 2))] * 2}, 12)
     each = [tau] * 4 if isinstance(tau, int) else [0, 3, 1, 1]
-    _, out = outputs(ej.delay(tau if isinstance(tau, int) else ej.per_leaf(tau)), updates)
+    _, out = outputs(ej.delay(tau if isinstance(tau, int) else ej.delays.per_leaf(tau)), updates)
     for n, u, late in zip(each, *map(jax.tree.leaves, (updates, out)), strict=True):
         np.testing.assert_array_equal(late[n:], u[: 12 - n])
         assert not late[:n].any()
 
 
-def arrivals(model: ej.DelayModel, worker: int) -> np.ndarray:
+def arrivals(model: ej.delays.DelayModel, worker: int) -> np.ndarray:
     """Delays [40, 3] drawn for updates t = 2^t, read off the bits of what is returned."""
     steps, longest = 40, model.longest
     ones = np.r_[np.ldexp(1.0, np.arange(steps)), np.zeros(longest)]
@@ -113,15 +113,15 @@ def arrivals(model: ej.DelayModel, worker: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("model", "possible"),
     [
-        (ej.uniform(1, 4), {1, 2, 3, 4}),
-        (ej.pmf([0.5, 0.0, 0.5]), {0, 2}),
-        (ej.geometric(1.0, 5), set(range(6))),
-        (ej.per_coordinate(3), {0, 1, 2, 3}),
-        (ej.replay([0, 3, 1, 2, 2]), {0, 1, 2, 3}),
+        (ej.delays.uniform(1, 4), {1, 2, 3, 4}),
+        (ej.delays.pmf([0.5, 0.0, 0.5]), {0, 2}),
+        (ej.delays.geometric(1.0, 5), set(range(6))),
+        (ej.delays.per_coordinate(3), {0, 1, 2, 3}),
+        (ej.delays.replay([0, 3, 1, 2, 2]), {0, 1, 2, 3}),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_each_update_arrives_once_at_its_time(model: ej.DelayModel, possible: set[int]):
+def test_each_update_arrives_once_at_its_time(model: ej.delays.DelayModel, possible: set[int]):
     late, other = arrivals(model, 0), arrivals(model, 1)
     assert possible - {5} <= set(late.ravel().tolist()) <= possible
     whole = (late == late[:, :1]).all()
@@ -139,7 +139,7 @@ def test_each_update_arrives_once_at_its_time(model: ej.DelayModel, possible: se
 
 
 RANDOM = {
-    "uniform": lambda seed: ej.delay(ej.uniform(0, 5), seed=seed),
+    "uniform": lambda seed: ej.delay(ej.delays.uniform(0, 5), seed=seed),
     "random_k": lambda seed: ej.error_feedback(ej.random_k(4), seed=seed),
     "random_k, shared": lambda seed: ej.compress(ej.random_k(4, shared_seed=1), seed=seed),
     "quantize": lambda seed: ej.compress(ej.quantize(2), seed=seed),
@@ -179,8 +179,10 @@ def test_a_restored_run_goes_on_with_the_same_bits(tmp_path):
         optax.inject_hyperparams(optax.sgd)(0.1),
         optax.trace(0.9),
         optax.masked(ej.error_feedback(ej.random_k(2)), only_v),
-        ej.delay(ej.per_leaf({"m": 0, "v": 2})),
-        optax.partition({"x": ej.delay(ej.uniform(0, 2)), "y": ej.delay(1)}, {"m": "x", "v": "y"}),
+        ej.delay(ej.delays.per_leaf({"m": 0, "v": 2})),
+        optax.partition(
+            {"x": ej.delay(ej.delays.uniform(0, 2)), "y": ej.delay(1)}, {"m": "x", "v": "y"}
+        ),
         ej.error_feedback(ej.low_rank(1), decay=0.9),
         ej.compress(ej.random_k(0.5, shared_seed=1)),
         ej.ef21(ej.top_k(0.5)),

@@ -30,9 +30,9 @@ CHAINS = {
     "delay before the mean": [ej.delay(2), MEAN],
     "both": [feedback(), ej.delay(2)],
     "delay, feedback, delay": [ej.delay(1), feedback(), ej.delay(2)],
-    "random delays": [ej.delay(ej.uniform(0, 3)), MEAN],
-    "random delays of the mean": [MEAN, ej.delay(ej.uniform(0, 3))],  # views differ
-    "delays by coordinate": [feedback(), ej.delay(ej.per_leaf({"m": 2, "s": 0}))],
+    "random delays": [ej.delay(ej.delays.uniform(0, 3)), MEAN],
+    "random delays of the mean": [MEAN, ej.delay(ej.delays.uniform(0, 3))],  # views differ
+    "delays by coordinate": [feedback(), ej.delay(ej.delays.per_leaf({"m": 2, "s": 0}))],
     "random-k": [feedback(COMPRESSORS["random_k"])],
     "low rank": [feedback(COMPRESSORS["low_rank(1)"])],
     "without feedback": [ej.compress(top, axis_name=AXIS), ej.delay(1)],

@@ -12,15 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_jax.speeds import (
-    Speed,
-    constant_speed,
-    draw_trace,
-    exponential_speed,
-    lognormal_speed,
-    pareto_speed,
-    stops_after,
-)
+from elastic_jax import speeds
+from elastic_jax.speeds import Speed, draw_trace
 from elastic_jax.traces import Trace, make_trace
 
 
@@ -39,21 +32,21 @@ def any_trace(draw):
 def all_speeds():
     return st.sampled_from(
         [
-            constant_speed(),
-            constant_speed(0.5),
-            exponential_speed(2.0),
-            lognormal_speed(),
-            pareto_speed(),
-            stops_after(exponential_speed(0.1), 3),
-            stops_after(constant_speed(), 0),
+            speeds.constant(),
+            speeds.constant(0.5),
+            speeds.exponential(2.0),
+            speeds.lognormal(),
+            speeds.pareto(),
+            speeds.stops_after(speeds.exponential(0.1), 3),
+            speeds.stops_after(speeds.constant(), 0),
         ]
     )
 
 
 @st.composite
 def any_race(draw):
-    speeds = draw(st.lists(all_speeds(), max_size=6))
-    return [*speeds, exponential_speed()], draw(st.integers(1, 150)), draw(st.integers(0, 2**40))
+    drawn = draw(st.lists(all_speeds(), max_size=6))
+    return [*drawn, speeds.exponential()], draw(st.integers(1, 150)), draw(st.integers(0, 2**40))
 
 
 def assert_same(a: Trace, b: Trace):
@@ -188,7 +181,7 @@ def test_files_that_are_no_traces(tmp_path, name, contents, message):
 
 def test_damaged_and_missing_files(tmp_path):
     path = tmp_path / "t.npz"
-    trace = draw_trace([exponential_speed()] * 3, 500)
+    trace = draw_trace([speeds.exponential()] * 3, 500)
     with pytest.raises(FileNotFoundError):
         Trace.load(path)
     with pytest.raises(ValueError, match=r"use \.npz or \.csv"):
@@ -243,17 +236,20 @@ def test_bad_traces_are_refused(parts, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: constant_speed(0), "seconds=0: give a finite number > 0"),
-        (lambda: exponential_speed(-1.0), "mean=-1.0"),
-        (lambda: lognormal_speed(sigma=math.nan), "sigma=nan"),
-        (lambda: pareto_speed(shape=math.inf), "shape=inf"),
-        (lambda: pareto_speed("1"), "minimum='1'"),
-        (lambda: stops_after(constant_speed(), -1), "updates=-1: give an integer ≥ 0"),
+        (lambda: speeds.constant(0), "seconds=0: give a finite number > 0"),
+        (lambda: speeds.exponential(-1.0), "mean=-1.0"),
+        (lambda: speeds.lognormal(sigma=math.nan), "sigma=nan"),
+        (lambda: speeds.pareto(shape=math.inf), "shape=inf"),
+        (lambda: speeds.pareto("1"), "minimum='1'"),
+        (lambda: speeds.stops_after(speeds.constant(), -1), "updates=-1: give an integer ≥ 0"),
         (lambda: draw_trace([], 1), r"speeds=\[\]: give a list with one Speed"),
-        (lambda: draw_trace([constant_speed], 1), "give a list with one Speed"),
-        (lambda: draw_trace([constant_speed()], 0), "ticks=0: give an integer ≥ 1"),
-        (lambda: draw_trace([constant_speed()], 1, seed=-1), "seed=-1"),
-        (lambda: draw_trace([stops_after(constant_speed(), 2)] * 3, 7), "stopped after 6 updates"),
+        (lambda: draw_trace([speeds.constant], 1), "give a list with one Speed"),
+        (lambda: draw_trace([speeds.constant()], 0), "ticks=0: give an integer ≥ 1"),
+        (lambda: draw_trace([speeds.constant()], 1, seed=-1), "seed=-1"),
+        (
+            lambda: draw_trace([speeds.stops_after(speeds.constant(), 2)] * 3, 7),
+            "stopped after 6 updates",
+        ),
         (lambda: draw_trace([Speed("odd", lambda rng, n: np.zeros(n))], 1), "'odd' .* seconds > 0"),
         (lambda: draw_trace([Speed("odd", lambda rng, n: np.ones(2))], 1), r"drew shape \(2,\)"),
     ],
@@ -267,14 +263,14 @@ def test_bad_speeds_and_races_are_refused(call, message):
 @pytest.mark.parametrize(
     ("speed", "mean", "deviation"),
     [
-        (constant_speed(3.0), 3.0, 0.0),
-        (exponential_speed(2.0), 2.0, 2.0),
+        (speeds.constant(3.0), 3.0, 0.0),
+        (speeds.exponential(2.0), 2.0, 2.0),
         (
-            lognormal_speed(2.0, 0.5),
+            speeds.lognormal(2.0, 0.5),
             2.0 * math.exp(0.125),
             2.0 * math.exp(0.125) * math.sqrt(math.expm1(0.25)),
         ),
-        (pareto_speed(1.0, 4.0), 4 / 3, math.sqrt(4 / (9 * 2))),
+        (speeds.pareto(1.0, 4.0), 4 / 3, math.sqrt(4 / (9 * 2))),
     ],
     ids=lambda value: value.name if isinstance(value, Speed) else "",
 )
@@ -288,7 +284,7 @@ def test_durations_have_the_stated_mean(speed, mean, deviation, seed):
 @pytest.mark.parametrize("shape", [0.8, 1.5])
 def test_pareto_tail(shape):
     n = 100_000
-    durations = pareto_speed(2.0, shape).sample(np.random.default_rng(0), n)
+    durations = speeds.pareto(2.0, shape).sample(np.random.default_rng(0), n)
     for seconds in (2.0, 4.0, 20.0):
         tail = (2.0 / seconds) ** shape
         error = 5 * math.sqrt(tail * (1 - tail) / n)
@@ -297,7 +293,7 @@ def test_pareto_tail(shape):
 
 @pytest.mark.parametrize("p", [1, 2, 7])
 def test_equal_constant_speeds_give_delay_p_minus_1(p):
-    trace = draw_trace([constant_speed(2.0)] * p, 5 * p)
+    trace = draw_trace([speeds.constant(2.0)] * p, 5 * p)
     assert trace.delay.tolist() == [min(t, p - 1) for t in range(5 * p)]
     assert trace.worker.tolist() == list(range(p)) * 5
     assert trace.time.tolist() == [2.0 * (t // p + 1) for t in range(5 * p)]
@@ -333,23 +329,23 @@ def test_a_race_is_the_event_loop_bit_for_bit(race):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_lopsided_race_is_the_event_loop_bit_for_bit(seed):
-    fast, slow = pareto_speed(0.001), [exponential_speed(0.1), constant_speed(0.5)]
-    race = [slow[0], stops_after(fast, 700), *slow, fast, constant_speed(0.5)], 2000, seed
+    fast, slow = speeds.pareto(0.001), [speeds.exponential(0.1), speeds.constant(0.5)]
+    race = [slow[0], speeds.stops_after(fast, 700), *slow, fast, speeds.constant(0.5)], 2000, seed
     assert_same(draw_trace(*race), race_by_heap(*race))
 
 
 def test_a_race_looks_just_far_enough():
-    speeds = [constant_speed(0.1), constant_speed(0.12)]
-    longest = race_by_heap(speeds, 1500, 0)
+    race = [speeds.constant(0.1), speeds.constant(0.12)]
+    longest = race_by_heap(race, 1500, 0)
     for ticks in range(1300, 1500):  # somewhere here the first block of durations runs out
-        assert_same(draw_trace(speeds, ticks), Trace(*(x[:ticks] for x in longest[:3]), 2))
+        assert_same(draw_trace(race, ticks), Trace(*(x[:ticks] for x in longest[:3]), 2))
 
 
 @given(any_race())
 @settings(max_examples=30, deadline=None)
 def test_a_shorter_race_is_the_start_of_a_longer_one(race):
-    speeds, ticks, seed = race
-    short, long = draw_trace(speeds, ticks, seed), draw_trace(speeds, 3 * ticks, seed)
+    racers, ticks, seed = race
+    short, long = draw_trace(racers, ticks, seed), draw_trace(racers, 3 * ticks, seed)
     for a, b in zip(short[:3], long[:3], strict=True):
         np.testing.assert_array_equal(a, b[:ticks])
     # A worker's delays telescope: delay + 1 adds up to its last tick + 1.
@@ -359,9 +355,11 @@ def test_a_shorter_race_is_the_start_of_a_longer_one(race):
 
 
 def test_workers_that_stop():
-    twice = stops_after(stops_after(constant_speed(), 2), 5)
+    twice = speeds.stops_after(speeds.stops_after(speeds.constant(), 2), 5)
     assert twice.updates == 2 and "stops after 2" in twice.name
     breaks = Speed("breaks", lambda rng, n: np.where(np.arange(n) < 3, 1.0, np.inf))
-    trace = draw_trace([twice, breaks, constant_speed(), stops_after(constant_speed(), 0)], 50)
+    trace = draw_trace(
+        [twice, breaks, speeds.constant(), speeds.stops_after(speeds.constant(), 0)], 50
+    )
     assert trace.statistics().updates.tolist() == [2, 3, 45, 0]
     assert trace.workers == 4

@@ -116,7 +116,7 @@ def test_two_relaxations_with_one_seed_draw_apart():
 
 def test_gap_where_views_differ():
     """Delays of each worker's own part the views: the gap is ||x - v||², x the same for all."""
-    chain = optax.chain(optax.sgd(ALPHA), ej.all_mean(AXIS), ej.delay(ej.uniform(0, 4)))
+    chain = optax.chain(optax.sgd(ALPHA), ej.all_mean(AXIS), ej.delay(ej.delays.uniform(0, 4)))
     run = ej.simulate(ej.worker_step(loss, chain, AXIS), 3)
     noise = jax.random.normal(jax.random.key(1), (STEPS, 3, D))
     state, _ = jax.lax.scan(run.step, run.init(jnp.ones(D)), noise)
