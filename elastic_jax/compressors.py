@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elastic_jax.checks import whole
 from elastic_jax.precision import wide, wide_dtype
 from elastic_jax.types import Compressor
 
@@ -202,7 +203,7 @@ def quantize(bits: int = 8) -> Compressor:
     Reference:
         Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD", 2017.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
+    if whole("bits", bits, "number of bits", 2) > 8:
         raise ValueError(f"bits={bits!r} is out of range; pass an int from 2 to 8")
     side = 2 ** (bits - 1) - 1
 
@@ -334,8 +335,7 @@ def low_rank(rank: int = 2) -> Compressor:
     Reference:
         Vogels, Karimireddy, Jaggi, "PowerSGD", 2019.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank={rank!r} is no rank; pass an int >= 1")
+    rank = whole("rank", rank, "rank")
 
     def matrix(like):
         """Shape [n, m], or None where the leaf is sent whole."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from elastic_jax.checks import whole
 from elastic_jax.exchange import axis_names
 from elastic_jax.workers import (
     WorkerState,
@@ -16,7 +17,6 @@ from elastic_jax.workers import (
     check_one_axis,
     check_states,
     check_step,
-    check_workers,
 )
 
 
@@ -128,7 +128,7 @@ def pmap(step: WorkerStep, workers: int) -> WorkerStep:
         >>> print(losses, states.params)
         [3.] [[0.5 0. ]]
     """
-    check_workers(workers)
+    workers = whole("workers", workers, "number of workers")
     check_one_axis(step)
     there = jax.local_device_count()
     if workers > there:
@@ -186,7 +186,7 @@ def _layout(step: Any, mesh: Any, workers: int | None) -> tuple[str | None, tupl
                 f"workers=…, a multiple of its {devices} devices, to simulate several on each"
             )
         return None, outer, devices
-    check_workers(workers)
+    workers = whole("workers", workers, "number of workers")
     if workers % devices:
         raise ValueError(
             f"workers={workers} cannot be divided among the {devices} devices of axes {outer}; "

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import whole
 from elastic_jax.mass import lost
 from elastic_jax.order import (
     Passage,
@@ -100,12 +101,8 @@ def asynchronous(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params, workers, slots=None):
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
-        slots = workers if slots is None else slots
-        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-            raise ValueError(f"slots={slots!r} is no number of rows; pass schedule.slots")
-        rows = slots + 1
+        workers = whole("workers", workers, "number of workers")
+        rows = 1 + (workers if slots is None else whole("slots", slots, "number of rows"))
         state = optimizer.init(params)
         server_state = server.init(params)
         _check_chain("optimizer", state, ("local",))

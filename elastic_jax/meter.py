@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import whole
 from elastic_jax.exchange import AxisName, axis_names, varying
 from elastic_jax.mass import elastic_gap, lost, tree_total
 from elastic_jax.order import proposals, record_passages, relaxed_states
@@ -87,8 +88,7 @@ def meter(
         >>> print(state.second_moment.max, state.elastic_constant.max)  # B̂ = τ M̂
         2.0 6.0
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every={every!r} is no number of steps; pass an int >= 1")
+    every = whole("every", every, "number of steps")
     for name, value in (("learning_rate", learning_rate), ("alarm", alarm)):
         optional = callable(value) if name == "learning_rate" else value is None
         if not optional and not isinstance(value, jax.Array):

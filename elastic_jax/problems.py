@@ -7,13 +7,14 @@ functions: close over it, do not pass it through `jit`.
 
 import math
 import numbers
-import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from elastic_jax.checks import whole
 
 
 class Problem(NamedTuple):
@@ -124,7 +125,7 @@ def linear(
         >>> linear(4, slope=2.0).gradient(jnp.zeros(4)).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    dtype, d = _float_dtype(dtype), _count("d", d)
+    dtype, d = _float_dtype(dtype), whole("d", d, "dimension")
     slope = _number("slope", slope, positive=True)
     along = np.asarray(_start(direction, d, dtype, name="direction"), np.float64)
     if not along.any():
@@ -185,8 +186,8 @@ def least_squares(
         >>> bool(jnp.linalg.norm(problem.gradient(problem.minimiser)) < 1e-5)
         True
     """
-    dtype, n, d = _float_dtype(dtype), _count("n", n), _count("d", d)
-    b = _count("batch_size", batch_size)
+    dtype, n, d = _float_dtype(dtype), whole("n", n, "number of rows"), whole("d", d, "dimension")
+    b = whole("batch_size", batch_size, "batch size")
     residual = _number("residual", residual)
     for_rows, for_truth, for_targets = jax.random.split(key, 3)
     rows = jax.random.normal(for_rows, (n, d), dtype)
@@ -257,8 +258,8 @@ def logistic(
         >>> bool(jnp.linalg.norm(problem.gradient(problem.minimiser)) < 1e-5)
         True
     """
-    dtype, n, d = _float_dtype(dtype), _count("n", n), _count("d", d)
-    b = _count("batch_size", batch_size)
+    dtype, n, d = _float_dtype(dtype), whole("n", n, "number of rows"), whole("d", d, "dimension")
+    b = whole("batch_size", batch_size, "batch size")
     l2 = _number("l2", l2, positive=True)
     for_rows, for_truth, for_labels = jax.random.split(key, 3)
     rows = jax.random.normal(for_rows, (n, d), dtype)
@@ -371,14 +372,4 @@ def _number(name: str, value: Any, positive: bool = False) -> float:
     number = float(value) if isinstance(value, numbers.Real) else math.nan
     if not (0 < number < math.inf or (number == 0 and not positive)):
         raise ValueError(f"{name}={value!r}: give a finite number {'>' if positive else '≥'} 0")
-    return number
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name}={value!r}: give an integer ≥ 1")
     return number

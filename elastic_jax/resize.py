@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elastic_jax.checks import whole
 from elastic_jax.meter import Running
 from elastic_jax.order import relaxed_states
-from elastic_jax.workers import WorkerState, check_workers
+from elastic_jax.workers import WorkerState
 
 
 def resize(states: WorkerState, workers: int) -> WorkerState:
@@ -51,7 +52,7 @@ def resize(states: WorkerState, workers: int) -> WorkerState:
     """
     if not isinstance(states, WorkerState):
         raise TypeError(f"states={type(states).__name__} is no WorkerState; pass what init returns")
-    check_workers(workers)
+    workers = whole("workers", workers, "number of workers")
     for part in relaxed_states(states.opt_state):
         if getattr(part.state, "role", "") == "mix":
             raise ValueError(

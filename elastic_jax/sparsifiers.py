@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elastic_jax import selection
+from elastic_jax.checks import whole
 from elastic_jax.compressors import Leaf, lift, size
 from elastic_jax.precision import wide
 from elastic_jax.types import Compressor
@@ -148,8 +149,7 @@ def block_top_k(fraction_or_count: Any, block: int = 1024) -> Compressor:
         ValueError: for a block or an amount out of range.
     """
     amount = _check_amount(fraction_or_count)
-    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-        raise ValueError(f"block={block!r} is no block size; pass an int >= 1")
+    block = whole("block", block, "block size")
     if isinstance(amount, jax.Array):
         raise ValueError("fraction_or_count is a JAX array; block_top_k needs a Python number")
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elastic_jax.traces import Trace, check_count, make_trace, previous_tick
+from elastic_jax.checks import whole
+from elastic_jax.traces import Trace, make_trace, previous_tick
 
 
 class Speed(NamedTuple):
@@ -51,7 +52,7 @@ def pareto(minimum: float = 1.0, shape: float = 1.5) -> Speed:
 
 def stops_after(speed: Speed, updates: int) -> Speed:
     """A worker of the given speed that makes `updates` ≥ 0 updates and is never seen again."""
-    updates = check_count("updates", updates, 0)
+    updates = whole("updates", updates, "number of updates", 0)
     updates = updates if speed.updates is None else min(updates, speed.updates)
     return Speed(f"{speed.name}, stops after {updates}", speed.sample, updates)
 
@@ -80,10 +81,10 @@ def draw_trace(speeds: Sequence[Speed], ticks: int, seed: int = 0) -> Trace:
         >>> draw_trace([constant()] * 3, ticks=6).delay.tolist()
         [0, 1, 2, 2, 2, 2]
     """
-    p, ticks = len(speeds), check_count("ticks", ticks, 1)
+    p, ticks = len(speeds), whole("ticks", ticks, "number of updates")
     if not p or not all(isinstance(speed, Speed) for speed in speeds):
         raise ValueError(f"speeds={speeds!r}: give a list with one Speed for each worker")
-    streams = np.random.SeedSequence(check_count("seed", seed, 0)).spawn(p)
+    streams = np.random.SeedSequence(whole("seed", seed, "seed", 0)).spawn(p)
     rngs = [np.random.default_rng(stream) for stream in streams]
     times = [np.zeros(0)] * p  # when each worker applies, as far as drawn
     most = [ticks if s.updates is None else min(ticks, s.updates) for s in speeds]

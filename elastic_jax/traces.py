@@ -6,7 +6,6 @@ at tick t turns version t into version t + 1, and its delay is t − version[t].
 
 import csv
 import io
-import operator
 import os
 import secrets
 import zipfile
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from elastic_jax.checks import whole
 
 
 class Schedule(NamedTuple):
@@ -206,7 +207,7 @@ def make_trace(
     if who.min() < 0:
         raise ValueError(f"worker holds {who.min()}: number the workers from 0")
     least = int(who.max()) + 1
-    p = least if workers is None else check_count("workers", workers, 1)
+    p = least if workers is None else whole("workers", workers, "number of workers")
     if p < least:
         raise ValueError(f"workers={p} but worker holds {least - 1}: give workers ≥ {least}")
     if max(p, len(who)) > np.iinfo(np.int32).max:
@@ -296,14 +297,3 @@ def _integers(name: str, value: Any) -> np.ndarray:
             f"one integer"
         )
     return array.astype(np.int64)
-
-
-def check_count(name: str, value: Any, least: int) -> int:
-    """Returns an integer that is at least `least`; refuses anything else by name."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: give an integer ≥ {least}")
-    return number

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import whole
 from elastic_jax.exchange import AxisName, axis_names, device_axes, mean, varying
 from elastic_jax.precision import wide, wide_dtype
 from elastic_jax.types import Compressor
@@ -63,9 +64,12 @@ def wire(compressor: Compressor, like: Any, workers: int, *, on_each: int = 1) -
         gather 125004 875028
         dense 4000000 7000000
     """
-    for name, value in (("workers", workers), ("on_each", on_each)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is no number of workers; pass an int >= 1")
+    if not isinstance(compressor, Compressor):
+        raise TypeError(
+            f"compressor={compressor!r} is no Compressor; pass one, as in wire(top_k(0.01), …)"
+        )
+    workers = whole("workers", workers, "number of workers")
+    on_each = whole("on_each", on_each, "number of workers")
     if workers % on_each:
         raise ValueError(f"on_each={on_each} does not divide workers={workers}; pass a divisor")
     key = jax.random.key(0)

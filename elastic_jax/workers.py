@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import whole
 from elastic_jax.exchange import AxisName, axis_names, varying, worker_index
 from elastic_jax.order import Passage, check_order, record_passages
 
@@ -147,7 +148,7 @@ def simulate(step: WorkerStep, workers: int) -> WorkerStep:
         >>> print(losses, states.params[0])
         [8. 2.] [1.  0.5]
     """
-    check_workers(workers)
+    workers = whole("workers", workers, "number of workers")
     check_one_axis(step)
     index = jnp.arange(workers)
 
@@ -163,12 +164,6 @@ def simulate(step: WorkerStep, workers: int) -> WorkerStep:
         return jax.vmap(step.step, axis_name=step.axis_name)(states, batches)
 
     return WorkerStep(init, run, step.axis_name)
-
-
-def check_workers(workers: Any) -> None:
-    """Refuses what is no number of workers."""
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers={workers!r} is no number of workers; pass an int >= 1")
 
 
 def check_step(step: Any) -> None:
