@@ -15,11 +15,12 @@ Models of delay            delays.constant, per_leaf, uniform, geometric, pmf, p
 Workers in step            worker_step, simulate, distribute, all_mean, fold_in_worker
 Workers that race          draw_trace, make_trace, Trace, asynchronous; speeds.constant,
                            exponential, lognormal, pareto, stops_after
+Stale gradients            correct.by_staleness, compensate, predict
 Make your own              relaxation, check_order
 Known constants            problems
 """
 
-from elastic_jax import delays, problems, speeds
+from elastic_jax import correct, delays, problems, speeds
 from elastic_jax.absorb import absorb
 from elastic_jax.compressors import identity, low_rank, natural, quantize, sign
 from elastic_jax.devices import distribute
@@ -47,6 +48,7 @@ __all__ = [
     "block_top_k",
     "check_order",
     "compress",
+    "correct",
     "delay",
     "delays",
     "distribute",

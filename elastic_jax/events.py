@@ -36,6 +36,8 @@ class EventState(NamedTuple):
     server_state: optax.OptState
     worker_states: optax.OptState  # [p, ...]
     views: Any  # [slots + 1, ...] each, versions that some worker still computes on
+    tick: chex.Array  # int32 [], updates applied so far
+    written: chex.Array  # int32 [slots + 1], at which tick each of the views was taken
     away: Any  # x - params, all that is held, carried along by law 1; () where it is not measured
 
 
@@ -72,7 +74,8 @@ def asynchronous(
     Args:
         loss_fn: `(params, batch) -> loss`, a float scalar.
         optimizer: each worker's chain, base → relaxation*; every worker has its own state, whose
-            counters count that worker's steps.
+            counters count that worker's steps. Its update is told `staleness` (how many updates
+            were applied since the view was taken) and `server_params`, as they are now.
         server: a chain that the server applies to each arriving message; None applies it as it is.
         measure: carry x - params along and report the gap and the size of proposals at
             every tick, for one pass over the parameters. (Where a whole gradient is elementwise,
@@ -112,16 +115,19 @@ def asynchronous(
             fold_in_worker(server_state, workers),
             jax.vmap(fold_in_worker, in_axes=(None, 0))(state, jnp.arange(workers)),
             jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), params),
+            jnp.zeros((), jnp.int32),
+            jnp.zeros(rows, jnp.int32),
             jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), params) if measure else (),
         )
 
     def tick(carry, now):
-        (params, server_state, stack, views, away), (last_worker, last_state) = carry
+        (params, server_state, stack, views, time, written, away), (last_worker, last_state) = carry
         worker, write, read, batch = now
         # rows are written at the start of a tick and never between two uses of the stack, so that
         # the scan can do it in place
         stack = _set_row(stack, last_worker, last_state)
         views = _set_row(views, write, params)
+        written = _set_row(written, write, time)
         worker_state, view = _row(stack, worker), _row(views, read)
         gap = moment = jnp.float32(jnp.nan)
         if measure:
@@ -134,7 +140,9 @@ def asynchronous(
         # the gradient waits for the gap, so that params and away can then be updated in place
         (grads,) = pull_back(jnp.where(measure & jnp.isnan(gap), jnp.nan, jnp.ones_like(loss)))
         with record_passages() as passages:
-            message, worker_state_new = optimizer.update(grads, worker_state, view)
+            message, worker_state_new = optimizer.update(
+                grads, worker_state, view, staleness=time - written[read], server_params=params
+            )
         with record_passages() as server_passages:
             updates, server_state_new = server.update(message, server_state, params)
         params_new = optax.apply_updates(params, updates)
@@ -150,7 +158,8 @@ def asynchronous(
                         lost(before, params),
                         lost(now, params),
                     )
-        new = (params_new, server_state_new, stack, views, away), (worker, worker_state_new)
+        main = params_new, server_state_new, stack, views, time + 1, written, away
+        new = main, (worker, worker_state_new)
         return new, Ticks(loss, gap, moment)
 
     def run(state, schedule, batches):

@@ -13,8 +13,11 @@ import numpy as np
 import optax
 
 import elastic_jax as ej
+from elastic_jax import gossip, graphs, local, schedulers
+from elastic_jax.arrivals import backward
 
 AXIS = "workers"
+ARRIVALS = backward(compute=1.0, bandwidth=100.0, latency=0.1, spread=0.5)
 
 
 class Case(NamedTuple):
@@ -112,6 +115,7 @@ LOCAL = [
         bound=lambda _: 3.0,
     ),
     Case("delay(replay)", lambda _: ej.delay(ej.delays.replay([0, 3, 1, 2])), bound=lambda _: 3.0),
+    Case("predict", lambda _: ej.correct.predict(3, momentum=0.5), bound=lambda _: 3.0),
     *(_feedback(name) for name in FIT_FOR_FEEDBACK),
     Case(
         "error_feedback, decayed",
@@ -144,12 +148,50 @@ def exchanges(axis_name: str | tuple[str, ...]) -> list[Case]:
             lambda params: ej.ef21(COMPRESSORS["top_k(0.25)"], axis_name=axis_name),
             loses=True,
         ),
+        Case(
+            "norm_bounded",
+            lambda params: schedulers.norm_bounded(axis_name, 0.5, ARRIVALS),
+            bound=lambda params: 0.5 / (1 - 0.5),
+            alike=False,
+        ),
+        Case(
+            "variance_bounded(missing)",
+            lambda params: schedulers.variance_bounded(axis_name, ARRIVALS, missing=1),
+            bound=lambda params: 1.0,  # |u_i - u_j|/p with p > 1
+            alike=False,
+        ),
+        Case(
+            "variance_bounded(deadline)",
+            lambda params: schedulers.variance_bounded(axis_name, ARRIVALS, deadline=1.5),
+            bound=lambda params: 2.0,  # (p - 1)/p of them
+            alike=False,
+        ),
     ]
 
 
 def mixes(axis_name: str | tuple[str, ...]) -> list[Case]:
     """What sets the parameters of all workers, over an axis or several."""
-    return []
+    return [
+        Case("average", lambda params: local.average(axis_name, 3), bound=lambda params: 4.0),
+        Case(
+            "diloco",
+            lambda params: local.diloco(axis_name, 3, 0.5, 0.5),
+            bound=lambda params: 2 * 2 + 0.25 * 3 / 0.5,
+        ),
+        Case(
+            "diloco, in fragments and late",
+            lambda params: local.diloco(axis_name, 4, 0.5, 0.5, fragments=2, delay=1),
+            bound=lambda params: 2 * 4 + 0.25 * 4 / 0.5,
+        ),
+        Case("mix(ring)", lambda params: gossip.mix(axis_name, graphs.ring())),
+        Case("mix(one_peer)", lambda params: gossip.mix(axis_name, graphs.one_peer())),
+        Case("mix(torus)", lambda params: gossip.mix(axis_name, graphs.torus())),
+        Case(
+            "choco(ring)",
+            lambda params: gossip.choco(axis_name, graphs.ring(), COMPRESSORS["top_k(0.25)"]),
+        ),
+        Case("tracking(ring)", lambda params: gossip.tracking(axis_name, graphs.ring())),
+    ]
 
 
 EXCHANGES = exchanges(AXIS)

@@ -194,7 +194,7 @@ DELAY = {
         lambda: ej.meter(SGD, 0.1, alarm=-1), "alarm=-1", "pass a finite number > 0"
     ),
     "slots below 1": refused(
-        lambda: ej.asynchronous(loss, SGD).init(VIEW, 2, slots=-1), "slots=-1", "schedule.slots"
+        lambda: ej.asynchronous(loss, SGD).init(VIEW, 2, slots=-1), "slots=-1", "int >= 1"
     ),
     "room below 0": refused(lambda: ej.delay(jnp.asarray(2), longest=-1), "longest=-1", "int >= 0"),
     "room is a float": no_type(
