@@ -148,7 +148,9 @@ def elastic_gap(
     """Returns `||x - v^i||^2`, the distance that elastic consistency bounds by `alpha^2 B^2`.
 
     Args:
-        params: this worker's view `v^i`.
+        params: this worker's view `v^i`. For the stacks [p, ...] that `simulate` returns, map over
+            them: `jax.vmap(lambda v, s: elastic_gap(v, s, "w"), axis_name="w")(params, opt_state)`;
+            a stack that is passed as it is would be taken for one worker.
         opt_state: this worker's optimizer state.
         axis_name: as in `virtual_params`.
         per_leaf: return a tree of the leaves' shares in place of their sum.

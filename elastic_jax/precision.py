@@ -8,6 +8,12 @@ import jax.numpy as jnp
 
 def wider(a: Any, b: Any) -> Any:
     """Returns the float dtype that holds both a and b, whatever promotion JAX is set to allow."""
+    for dtype in (a, b):
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"the tree holds an array of {dtype}: only floats are held, averaged or measured; "
+                "keep other arrays out of it, or wrap the relaxation in optax.masked"
+            )
     a, b = jnp.dtype(a), jnp.dtype(b)
     if a == b:
         return a
@@ -27,7 +33,8 @@ def wide(x: jax.Array) -> jax.Array:
     A narrow array that XLA still carries unrounded (as `apply_updates` in the same program leaves
     it) is rounded first.
     """
-    return _rounded(x, x.dtype).astype(wide_dtype(x.dtype))
+    dtype = wide_dtype(x.dtype)
+    return _rounded(x, x.dtype).astype(dtype)
 
 
 def narrow(x: jax.Array, dtype: Any) -> jax.Array:

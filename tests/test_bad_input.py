@@ -193,6 +193,14 @@ DELAY = {
     "an alarm below 0": refused(
         lambda: ej.meter(SGD, 0.1, alarm=-1), "alarm=-1", "pass a finite number > 0"
     ),
+    "integer parameters": no_type(
+        lambda: ej.error_feedback(ej.top_k(1)).init({"x": VIEW, "n": jnp.arange(2)}),
+        "an array of int32",
+        "optax.masked",
+    ),
+    "keys among the parameters": no_type(
+        lambda: ej.elastic_gap({"x": VIEW, "k": jax.random.key(0)}, ()), "key<fry>", "only floats"
+    ),
     "slots below 1": refused(
         lambda: ej.asynchronous(loss, SGD).init(VIEW, 2, slots=-1), "slots=-1", "int >= 1"
     ),
