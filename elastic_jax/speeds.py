@@ -1,9 +1,11 @@
 """How fast workers are, and the race between them: speeds → trace."""
 
+import collections
+import heapq
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -57,17 +59,34 @@ def stops_after(speed: Speed, updates: int) -> Speed:
     return Speed(f"{speed.name}, stops after {updates}", speed.sample, updates)
 
 
-def draw_trace(speeds: Sequence[Speed], ticks: int, seed: int = 0) -> Trace:
+def draw_trace(
+    speeds: Sequence[Speed],
+    ticks: int,
+    seed: int = 0,
+    *,
+    assignment: Literal["pure", "random", "shuffled"] = "pure",
+    wait: int = 1,
+) -> Trace:
     """Race workers that read, compute, apply, and read the newest version again at once.
 
     Worker i applies its k-th update at the sum of its first k durations; ties go to the lower
     index. Each worker has its own random stream, so a shorter draw is the start of a longer one,
     and another worker's speed changes only the order.
 
+    A server may also hand out the work: whenever `wait` more updates have been applied, it gives
+    the newest version to as many workers, which keep what they were given in a queue. A slow
+    worker's queue may grow, and what it applies is then old: B = τ_max M, where steps are numbered
+    by applied updates, as `asynchronous` does. (Numbered by reads B = n M, n ≤ p: never more than
+    p gradients are in flight.)
+
     Args:
         speeds: one `Speed` per worker, p ≥ 1 of them.
         ticks: T ≥ 1, how many updates to apply in all.
         seed: a non-negative integer.
+        assignment: who is given the newest version: "pure", those whose updates were applied;
+            "random", workers drawn afresh; "shuffled", all of them in turn, in an order that is
+            drawn afresh each round (so that all workers' data count alike, however fast they are).
+        wait: 1 ≤ wait ≤ p, how many updates are applied before any version is handed out.
 
     Returns:
         A trace of T updates with times in simulated seconds. With equal constant speeds every
@@ -80,12 +99,24 @@ def draw_trace(speeds: Sequence[Speed], ticks: int, seed: int = 0) -> Trace:
     Example:
         >>> draw_trace([constant()] * 3, ticks=6).delay.tolist()
         [0, 1, 2, 2, 2, 2]
+        >>> draw_trace([constant()] * 3, ticks=6, wait=3).delay.tolist()
+        [0, 1, 2, 0, 1, 2]
+
+    Reference:
+        Islamov, Safaryan, Alistarh, "AsGrad: a sharp unified analysis of asynchronous-SGD
+        algorithms", 2024.
     """
     p, ticks = len(speeds), whole("ticks", ticks, "number of updates")
     if not p or not all(isinstance(speed, Speed) for speed in speeds):
         raise ValueError(f"speeds={speeds!r}: give a list with one Speed for each worker")
-    streams = np.random.SeedSequence(whole("seed", seed, "seed", 0)).spawn(p)
+    if whole("wait", wait, "number of updates") > p:
+        raise ValueError(f"wait={wait} but there are {p} workers; pass an int from 1 to {p}")
+    if assignment not in ("pure", "random", "shuffled"):
+        raise ValueError(f"assignment={assignment!r}: pass 'pure', 'random' or 'shuffled'")
+    *streams, server = np.random.SeedSequence(whole("seed", seed, "seed", 0)).spawn(p + 1)
     rngs = [np.random.default_rng(stream) for stream in streams]
+    if assignment != "pure" or wait > 1:
+        return _draw_assigned(speeds, ticks, rngs, np.random.default_rng(server), assignment, wait)
     times = [np.zeros(0)] * p  # when each worker applies, as far as drawn
     most = [ticks if s.updates is None else min(ticks, s.updates) for s in speeds]
     behind = [i for i in range(p) if most[i]]
@@ -111,6 +142,57 @@ def draw_trace(speeds: Sequence[Speed], ticks: int, seed: int = 0) -> Trace:
     order = np.lexsort((worker, merged))[:ticks]
     worker = worker[order]
     return make_trace(worker, previous_tick(worker) + 1, time=merged[order], workers=p)
+
+
+def _draw_assigned(
+    speeds: Sequence[Speed],
+    ticks: int,
+    rngs: list[np.random.Generator],
+    server: np.random.Generator,
+    assignment: str,
+    wait: int,
+) -> Trace:
+    """The event loop of a server that hands out versions; a worker that has stopped keeps its."""
+    p = len(speeds)
+    queues = [collections.deque([0]) for _ in speeds]
+    made, events, rows, order = [0] * p, [], [], []
+
+    def begin(i: int, now: float) -> None:
+        if made[i] != speeds[i].updates:
+            done = _more_times(speeds[i], rngs[i], 1, np.array([now]))[0]
+            if done < math.inf:
+                heapq.heappush(events, (done, i))
+
+    for i in range(p):
+        begin(i, 0.0)
+    finished: list[int] = []
+    while len(rows) < ticks:
+        if not events:
+            raise ValueError(
+                f"ticks={ticks} but all workers have stopped, or wait for a version, after "
+                f"{len(rows)} updates: ask for fewer, let a worker go on, or wait for fewer"
+            )
+        now, i = heapq.heappop(events)
+        rows.append((i, queues[i].popleft(), now))
+        made[i] += 1
+        finished.append(i)
+        if queues[i]:
+            begin(i, now)
+        if len(finished) < wait:
+            continue
+        chosen, finished = finished, []
+        if assignment == "random":
+            chosen = server.integers(p, size=wait).tolist()
+        elif assignment == "shuffled":
+            while len(order) < wait:
+                order += server.permutation(p).tolist()
+            chosen, order = order[:wait], order[wait:]
+        for j in chosen:
+            queues[j].append(len(rows))
+            if len(queues[j]) == 1:
+                begin(j, now)
+    worker, version, time = zip(*rows, strict=True)
+    return make_trace(worker, version, time=time, workers=p)
 
 
 def _more_times(

@@ -241,7 +241,10 @@ def test_bad_traces_are_refused(parts, message):
         (lambda: speeds.lognormal(sigma=math.nan), "sigma=nan"),
         (lambda: speeds.pareto(shape=math.inf), "shape=inf"),
         (lambda: speeds.pareto("1"), "minimum='1'"),
-        (lambda: speeds.stops_after(speeds.constant(), -1), "updates=-1 is no number of updates; pass an int >= 0"),
+        (
+            lambda: speeds.stops_after(speeds.constant(), -1),
+            "updates=-1 is no number of updates; pass an int >= 0",
+        ),
         (lambda: draw_trace([], 1), r"speeds=\[\]: give a list with one Speed"),
         (lambda: draw_trace([speeds.constant], 1), "give a list with one Speed"),
         (lambda: draw_trace([speeds.constant()], 0), "ticks=0 is no number of updates"),
@@ -363,3 +366,68 @@ def test_workers_that_stop():
     )
     assert trace.statistics().updates.tolist() == [2, 3, 45, 0]
     assert trace.workers == 4
+
+
+# ---- versions that a server hands out ----
+
+ASSIGNMENTS = [(name, wait) for name in ("pure", "random", "shuffled") for wait in (1, 3)]
+
+
+def drawn(assignment, wait, ticks=400, seed=5):
+    race = [speeds.lognormal(), speeds.exponential(0.3), speeds.constant(1.1), speeds.pareto()]
+    return draw_trace(race, ticks, seed, assignment=assignment, wait=wait)
+
+
+@pytest.mark.parametrize(("assignment", "wait"), ASSIGNMENTS)
+def test_versions_are_handed_out_after_every_few_updates(assignment, wait):
+    """By definition: p are out at first, w more at each multiple of w; first come, first done."""
+    trace = drawn(assignment, wait)
+    given = np.bincount(trace.version, minlength=400)
+    assert given[0] == 4
+    still_out = wait - given[wait::wait]
+    assert still_out.min() >= 0 and still_out.sum() <= 4
+    assert not given[np.arange(400) % wait != 0].any()
+    in_flight = 4 + wait * (np.arange(400) // wait) - np.arange(400)
+    assert in_flight.max() == 4 and in_flight.min() == 4 - wait + 1
+    for worker in range(4):
+        own = trace.version[trace.worker == worker]
+        assert (np.diff(own) >= 0).all()  # in the order in which they were given
+
+
+def test_a_worker_that_finishes_is_given_the_newest():
+    """Without waiting this is the race of workers that read again at once, bit for bit."""
+    race = [speeds.lognormal(), speeds.exponential(0.3), speeds.stops_after(speeds.pareto(), 5)]
+    streams = np.random.SeedSequence(3).spawn(4)
+    rngs = [np.random.default_rng(stream) for stream in streams[:3]]
+    by_hand = speeds._draw_assigned(race, 300, rngs, np.random.default_rng(streams[3]), "pure", 1)
+    assert_same(by_hand, draw_trace(race, 300, 3))
+
+
+def test_waiting_for_all_is_synchronous():
+    trace = drawn("pure", 4)
+    np.testing.assert_array_equal(trace.version, np.arange(400) // 4 * 4)
+    assert all(set(trace.worker[i : i + 4]) == set(range(4)) for i in range(0, 400, 4))
+
+
+def test_shuffled_workers_count_alike_however_fast():
+    """Each round of four versions goes to four workers; the fastest waits for work."""
+    trace = drawn("shuffled", 1, ticks=800)
+    first_still_out = np.flatnonzero(np.bincount(trace.version, minlength=800) == 0)[0]
+    order = np.argsort(trace.version, kind="stable")[4 : first_still_out + 3]  # as handed out
+    rounds = trace.worker[order[: len(order) // 4 * 4]].reshape(-1, 4)
+    assert len(rounds) > 20 and all(set(row) == set(range(4)) for row in rounds)
+    random = drawn("random", 1, ticks=800)
+    assert np.bincount(random.worker).min() > 150  # a quarter each, up to chance
+    assert np.bincount(drawn("pure", 1, ticks=800).worker).min() < 150
+
+
+def test_what_cannot_be_handed_out_is_refused():
+    for arguments, words in (
+        ({"assignment": "best"}, "assignment='best': pass 'pure', 'random' or 'shuffled'"),
+        ({"wait": 5}, "wait=5 but there are 2 workers"),
+        ({"wait": 0}, "wait=0 is no number of updates"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            draw_trace([speeds.constant()] * 2, 10, **arguments)
+    with pytest.raises(ValueError, match="all workers have stopped, or wait for a version"):
+        draw_trace([speeds.stops_after(speeds.constant(), 2)] * 3, 50, wait=3)
