@@ -1,9 +1,9 @@
 """Convergence bounds and elastic constants, proved by exact algebra.
 
-The checker is `certificate`, `gram`, `induction` and `roots`; the mathematics, a module a subject,
-is `claims`; `catalogue` lists and checks it all, as `python -m theory` does. What is proved can be
-asked for numbers: `bounds()` by name, `Chain` for a system of one's own. sympy is imported on first
-use, JAX never.
+The checker is `certificate`, `gram`, `region` and `induction`, with `roots` for the stability of
+recursions; the mathematics, a module a subject, is `claims`; `catalogue` lists and checks it all,
+as `python -m theory` does. What is proved can be asked for numbers: `bounds()` by name, `Chain` for
+a system of one's own. sympy is imported on first use, JAX never.
 
 Example:
     >>> import theory
@@ -11,6 +11,8 @@ Example:
     >>> from theory.symbols import L, c
     >>> region.is_positive(L + c), region.is_nonnegative(L - c)
     (True, False)
+    >>> theory.bounds()["N"].at(alpha=0.01, L=1, B=10, T=1e4, Delta=1, sigma=1, p=16)
+    0.030625
 """
 
 from importlib import import_module
@@ -63,7 +65,7 @@ __all__ = [
     "unbiased",
 ]
 
-HOMES = {
+_HOMES = {
     "bound": "Bound",
     "catalogue": "bounds proofs prove",
     "certificate": "Certificate Claim Hypothesis",
@@ -78,5 +80,9 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'theory' has no attribute {name!r}")
-    home = next(home for home, names in HOMES.items() if name in names.split())
+    home = next(home for home, names in _HOMES.items() if name in names.split())
     return getattr(import_module(f"theory.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,13 +1,22 @@
 """Check every proof and print the catalogue, a line a claim."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 from theory.catalogue import bounds, proofs, prove
 from theory.certificate import Claim
-from theory.explain import explain, tex
+from theory.explain import explain, legend, rests_on, tex
+
+EXAMPLES = """examples:
+  python -m theory                        check all: a line a claim, with its verdict and ms
+  python -m theory | grep ^S.             the claims for strongly convex f
+  python -m theory --markdown > table.md  the claims beside their classic forms
+  python -m theory --latex > bounds.tex   the bounds, for \\input
+  python -m theory --explain N.tuned      why SGD at elastic views converges, step by step
+"""
 
 
 def _conditions(claim: Claim) -> str:
@@ -50,30 +59,61 @@ def latex() -> Iterator[str]:
     yield r"\end{align*}"
 
 
+def explanation(name: str) -> str:
+    """Return the proof of a claim or a bound, step by step, and what its symbols mean.
+
+    Raises:
+        KeyError: for an unknown name, with those near it.
+    """
+    named = {proof.claim.name: proof for proof in proofs()}
+    if name not in named and name not in bounds():
+        near = get_close_matches(name, dict.fromkeys([*named, *bounds()]), 3, 0.4)
+        hint = f"near it: {', '.join(near)}" if near else "python -m theory lists all"
+        raise KeyError(f"no claim or bound {name!r}; {hint}")
+    proof = named[name] if name in named else bounds()[name].proof
+    shown = rests_on(proof, named.values())
+    parts, known = [explain(proof, named.values())], ()
+    if name not in named:
+        parts, known = [bounds()[name].describe(), *parts], bounds()[name].parameters
+    parts.append(legend(shown, parts[-1], known))
+    return "\n\n".join(part for part in parts if part)
+
+
 def main() -> None:
     """Print name, conditions, sharp and classic statement, verdict and ms of every claim."""
-    parser = argparse.ArgumentParser(prog="python -m theory", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m theory",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="a table of all claims in Markdown")
-    form.add_argument("--latex", action="store_true", help="all bounds as LaTeX formulas")
-    form.add_argument("--explain", metavar="NAME", help="the proof of a claim, step by step")
+    form.add_argument(
+        "--markdown", action="store_true", help="check all, and print a table of all claims"
+    )
+    form.add_argument(
+        "--latex", action="store_true", help="check all, and print all bounds as an align* of LaTeX"
+    )
+    form.add_argument(
+        "--explain",
+        metavar="NAME",
+        help="print a claim's or a bound's proof, those it rests on first, and its symbols",
+    )
     arguments = parser.parse_args()
     if arguments.explain:
-        named = {proof.claim.name: proof for proof in proofs()}
-        if arguments.explain in named:
-            print(explain(named[arguments.explain], proofs()))
-            return
-        if arguments.explain not in bounds():
-            near = get_close_matches(arguments.explain, [*named, *bounds()], 3, 0.4)
-            parser.error(f"no claim or bound {arguments.explain!r}; near it: {', '.join(near)}")
-        bound = bounds()[arguments.explain]
-        print(bound.describe(), bound.explain(), sep="\n\n")
-        return
-    lines = markdown() if arguments.markdown else latex() if arguments.latex else listing()
+        try:
+            lines = iter([explanation(arguments.explain)])
+        except KeyError as error:
+            parser.error(error.args[0])
+    else:
+        lines = markdown() if arguments.markdown else latex() if arguments.latex else listing()
     for line in lines:
-        print(line)
-        sys.stdout.flush()
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # whoever read this has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as if killed by SIGPIPE

@@ -117,8 +117,7 @@ class Bound:
         shown = tuple(_put(_put(sp.sympify(term), known), last) for term in terms or claim.rhs)
         used |= set(symbols.used(*(_put(sp.sympify(term), known) for term in terms or claim.rhs)))
         shown = tuple(term for term in shown if term != 0) or (sp.S.Zero,)
-        conditions = _put_conditions(_put_conditions(claim.conditions, known), last)
-        conditions += where
+        conditions = where + _put_conditions(_put_conditions(claim.conditions, known), last)
         conditions += (NOISY,) if symbols.noisy in used else ()
         conditions += (SEVERAL_STEPS,) if symbols.log_T in used else ()
         own = {*symbols.used(*shown, *(condition.expr for condition in conditions)), *needs}
@@ -211,7 +210,8 @@ class Bound:
             raise TypeError(f"{self.name}: a parameter is given twice: {', '.join(values)}")
         self._require(known)
         wrong = [_wrong_sign(symbol, column) for symbol, column in known.items()]
-        wrong += [~_holds(condition, known) for condition in self.conditions]
+        with np.errstate(all="ignore"):  # where one condition fails, others may have no value
+            wrong += [~_holds(condition, known) for condition in self.conditions]
         where = np.argwhere(np.any(np.broadcast_arrays(False, *wrong), axis=0))
         if len(where):
             self.at(**{name: float(column[tuple(where[0])]) for name, column in columns.items()})
@@ -222,19 +222,16 @@ class Bound:
         """Return where the bound is least in one parameter.
 
         Args:
-            name: the parameter's name; the bound is a rational function of it.
+            name: the parameter's name; the bound is a rational function of it, or one of the
+                unrolled rates S and P, whose best step is found by halving.
 
         Raises:
             TypeError: on an unknown name.
-            ValueError: if the bound is no rational function of it, or does not depend on it.
+            ValueError: for another function, or if the bound does not depend on it.
         """
-        symbol = self.symbol(name)
-        numerator = sp.numer(sp.together(sp.diff(self.expr, symbol)))
-        if symbol not in self.expr.free_symbols or not numerator.is_polynomial(symbol):
-            raise ValueError(f"{self.name} is no rational function of {symbol}: {self.expr}")
         from theory.minimum import Minimum
 
-        return Minimum(self, symbol, sp.Poly(sp.expand(numerator), symbol))
+        return Minimum.of(self, self.symbol(name))
 
     def latex(self) -> str:
         """Return `quantity ≤ bound` as LaTeX."""

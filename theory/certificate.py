@@ -43,9 +43,8 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from theory.gram import Scalar, Vector, norm2
+from theory.gram import Entry, Scalar, Vector, norm2
 from theory.region import Condition, NotProvedError, Region, normal, remainder
-from theory.symbols import used
 
 
 @dataclass(frozen=True)
@@ -120,16 +119,14 @@ class Claim:
         """Refuse what would tear the Gram entries of one vector apart."""
         if not all(isinstance(key, sp.Symbol) for key, _ in pairs):
             raise ValueError(f"{self.name}: only symbols can be given values: {pairs}")
-        names = {symbol.name for symbol in used(self.expr)} - {key.name for key, _ in pairs}
+        others = self.expr.atoms(Entry) - {key for key, _ in pairs}
         for key, value in pairs:
-            left, _, right = key.name.strip("⟨⟩").partition(",")
-            if not key.name.startswith("⟨"):
-                continue
-            new = value.name.strip("⟨⟩").split(",") if isinstance(value, sp.Symbol) else [""]
-            square = value.is_nonnegative or (len(new) == 2 and new[0] == new[1])
-            alone = not any(left in name.strip("⟨⟩").split(",") for name in names if "⟨" in name)
-            if left != right or not square or not alone:
-                raise ValueError(f"{self.name}: {key} cannot become {value}: it is no square")
+            if isinstance(key, Entry):
+                squares = all(len({*e.bases}) == 1 for e in sp.Tuple(key, value).atoms(Entry))
+                signed = value.is_nonnegative or isinstance(value, Entry)
+                alone = not any(key.bases[0] in other.bases for other in others)
+                if not (squares and signed and alone):
+                    raise ValueError(f"{self.name}: {key} cannot become {value}: it is no square")
 
     def instance(
         self, values: Mapping[sp.Symbol, Scalar] | None = None, name: str = ""
@@ -211,9 +208,13 @@ class Certificate:
                 normal(part)
             squares.append(norm2(w) if isinstance(w, Vector) else sp.sympify(w) ** 2)
         parts_used = [hypotheses[name].expr for name in self.multipliers]
-        for expr in (claim.lhs, *claim.rhs, *parts_used, *squares):
+        exprs = [sp.sympify(expr) for expr in (claim.lhs, *claim.rhs, *parts_used, *squares)]
+        bases = {base for entry in sp.Tuple(*exprs).atoms(Entry) for base in entry.bases}
+        if len({base.name for base in bases}) < len(bases):
+            raise NotProvedError(f"two vectors have one name: {sorted(b.name for b in bases)}")
+        for expr in exprs:
             if not region.is_regular(expr):
-                raise NotProvedError(f"denominator not shown non-zero: {expr}", sp.sympify(expr))
+                raise NotProvedError(f"denominator not shown non-zero: {expr}", expr)
         parts = zip(weights, [*parts_used, *squares], strict=True)
         total = claim.expr - sp.Add(*(weight * part for weight, part in parts))
         if rest := remainder(total, claim.relations):

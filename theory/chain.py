@@ -30,18 +30,28 @@ from theory import symbols
 from theory.bound import Bound
 from theory.catalogue import bounds
 from theory.certificate import Condition
+from theory.claims.nonconvex import AVERAGE
 from theory.claims.resent import behind_link
+from theory.horizon import NEEDS, UNROLLED, of_condition, of_formula
 from theory.minimum import positive_roots
 from theory.parts import Part, whole
 
 RATES = (
-    "N", "N.tuned", "N.partial.fixed", "N.fresh", "S", "S.tuned", "S.simple", "C", "P", "P.simple",
+    "N", "N.tuned", "N.partial.fixed", "N.fresh", "S", "S.tuned", "S.simple", "C", "P", "P.tuned",
+    "P.simple",
 )  # fmt: skip
 """The rates of the catalogue in B."""
 
 
 class Chain:
     """Relaxations in the order in which an update passes through them, on p workers.
+
+    The parts are functions of `theory`, each of a number: `delay(steps)`, `resend(probability)`,
+    `feedback(gamma)` and `top_k_feedback(fraction)` for compression with error feedback,
+    `contraction(rho)` for whatever shrinks what it holds, `inconsistent(steps)` for shared memory,
+    and, first of its chain only, `unbiased(omega)` compression without feedback:
+
+        Chain(top_k_feedback(0.01), resend(0.05), delay(8), workers=16)
 
     Attributes:
         parts: the relaxations.
@@ -73,6 +83,15 @@ class Chain:
             signs = part.symbol.assumptions0
             self._symbols.append(sp.Symbol(name, **signs))
         self.elastic_constant = self._compose()
+
+    @property
+    def label(self) -> str:
+        """The parts, for a reader."""
+        return " → ".join(part.label for part in self.parts) or "exact SGD"
+
+    def __repr__(self) -> str:
+        """Return the parts and the elastic constant."""
+        return f"<Chain {self.label}, p = {self.workers}: B ≤ {self.constant(M=1):.4g}·M>"
 
     @property
     def values(self) -> dict[sp.Symbol, float]:
@@ -127,13 +146,16 @@ class Chain:
         return _put(self.elastic_constant, {**self.values, symbols.M: M}).at()
 
     def costs(self) -> list[tuple[str, float]]:
-        """Return each part's label and the share of B that the chain without it would save."""
-        whole = self.constant(M=1) or 1.0
+        """Return each part's label and the share of B that the chain without it would save.
+
+        Nothing is saved where B = 0.
+        """
+        whole = self.constant(M=1)
         rests = [
             Chain(*self.parts[:i], *self.parts[i + 1 :], workers=self.workers)
             for i in range(len(self.parts))
         ]
-        saved = [1 - rest.constant(M=1) / whole for rest in rests]
+        saved = [1 - rest.constant(M=1) / whole if whole else 0.0 for rest in rests]
         return [(part.label, share) for part, share in zip(self.parts, saved, strict=True)]
 
     def rate(self, name: str = "N") -> Bound:
@@ -159,20 +181,25 @@ class Chain:
         return rate
 
     def _oblivious(self) -> Bound:
-        kinds = [part.kind for part in self.parts]
-        fed = kinds[:1] == ["contraction"] and self.parts[0].symbol == symbols.gamma
-        if set(kinds[fed:]) - {"hold"} or not kinds:
+        parts = [part for part in self.parts if part.value]  # the others hold nothing
+        kinds = [part.kind for part in parts]
+        fed = kinds[:1] == ["contraction"] and parts[0].symbol == symbols.gamma
+        if set(kinds[fed:]) - {"hold"}:
             raise ValueError(
                 "without M, rates are proved for feedback, or none, before delays and resends; "
-                f"this chain is {', '.join(part.label for part in self.parts) or 'empty'}"
+                f"this chain is {self.label}"
             )
-        gamma = self.parts[0].value if fed else 0
+        if not parts:
+            return replace(bounds()["N"].put(B=0), name="exact SGD")
+        gamma = parts[0].value if fed else 0
         # A delay before a link that resends holds what it would hold behind it.
-        waits = [part.settings(sp.nsimplify(part.value)) for part in self.parts[fed:]]
+        waits = [part.settings(sp.nsimplify(part.value)) for part in parts[fed:]]
         steps = sum(mean for mean, variance in waits if variance == 0)
         links = [mean for mean, variance in waits if variance > 0]
         if not (gamma or links):
-            return bounds()["W.random"].put(mean_N=steps, square_N=steps**2)
+            # The best of all y, for each α: its steps are the longest, its noise the least.
+            rate = bounds()["W.best"].put(n=steps, ratio=symbols.alpha * symbols.L * steps)
+            return replace(rate, quantity=AVERAGE)
         if not links:
             name, delayed = ("W.both.wide", {"tau": steps}) if steps else ("W.feedback", {})
             return bounds()[name].put(gamma=gamma, **delayed)
@@ -187,7 +214,9 @@ class Chain:
         """Return the largest step size for which a rate holds, or the limit below which it does.
 
         Args:
-            name: of the rate, as in `rate`: "N" relies on a second moment M, "W" does not.
+            name: of the rate, as in `rate`. "N" and all other rates in B allow long steps, but
+                rely on E‖G̃‖² ≤ M² for a fixed M along the whole run, whatever the step; "W" does
+                not, and its steps are shorter.
             L: the smoothness.
         """
         rate = self.rate(name).put(L=L)
@@ -198,68 +227,108 @@ class Chain:
         return min(roots)
 
     def horizon(
-        self, epsilon: float, name: str = "N", *, L: float, sigma: float, Delta: float, M: float = 0
+        self,
+        epsilon: float,
+        name: str = "N",
+        *,
+        L: float,
+        sigma: float,
+        M: float | None = None,
+        Delta: float | None = None,
+        dist_0: float | None = None,
+        c: float | None = None,
     ) -> tuple[float, float]:
         """Return the T from which on a rate is within 1 + ε of its value for exact SGD.
 
+        For N and C it is a formula, for W one whose n₁ may depend on α; for S and P it is where a
+        proved condition begins to hold, found by halving. See `theory.horizon`.
+
         Args:
             epsilon: ε > 0.
-            name: of the rate: "N" or "W", as in `rate`.
+            name: of the rate, as in `rate`: "N", "W", "C", "S" (simplified) or "P" (simplified).
             L: the smoothness.
             sigma: the noise, positive.
-            Delta: f(x_0) − f*.
-            M: the second moment, E‖G̃‖² ≤ M²; needed for "N" only.
+            M: the second moment, E‖G̃‖² ≤ M² along the run; needed for all but "W".
+            Delta: f(x_0) − f*; needed for "N", "W" and "P".
+            dist_0: ‖x_0 − x*‖²; needed for "C" and "S".
+            c: the strong convexity or Polyak–Łojasiewicz constant; needed for "S" and "P".
 
         Returns:
-            T at the textbook step α = √(p/T), and at exact SGD's best one, α = √(2Δp/(TLσ²)); both
-            so large that α is no larger than `largest_step`.
+            T at the textbook step, α = √(p/T), or ln T/(cT) for S and P; and at exact SGD's best
+            one, such as √(2Δp/(TLσ²)) for N. Both so large that α is within `largest_step`.
 
         Raises:
+            TypeError: if an argument that the rate needs is missing.
             ValueError: with unbiased compression, whose noise stays at every T; for another rate;
                 or for numbers out of range.
         """
-        if self.parts and self.parts[0].kind == "unbiased":
+        if name not in NEEDS:
+            raise ValueError(f"name={name!r}: horizons are known for {', '.join(NEEDS)}")
+        given = {"M": M, "Delta": Delta, "dist_0": dist_0, "c": c}
+        if missing := [key for key in NEEDS[name] if given[key] is None]:
+            raise TypeError(f"the horizon of {name} also needs {' and '.join(missing)}")
+        if self.parts and self.parts[0].kind == "unbiased" and self.parts[0].value:
             raise ValueError("unbiased compression adds noise at every T; compare rates instead")
-        s, p, step = symbols, self.workers, self.largest_step(name, L=L)
-        known = {s.epsilon: epsilon, s.L: L, s.Delta: Delta, s.p: p, s.sigma: sigma}
-        if name == "N":
-            known[s.B] = self.constant(M)
-        elif name == "W":
-            held = self.rate("W").expr.coeff(s.alpha, 2) / (2 * s.L**2 * s.sigma**2)
-            known[s.noise_held] = sp.simplify(held)
-        else:
-            raise ValueError(f"name={name!r}: horizons are known for N and W")
-        textbook, tuned = (
-            _put(bounds()[f"{name}.horizon.{which}"], known).at() for which in ("textbook", "tuned")
-        )
-        return (
-            max(textbook, p / step**2),
-            max(tuned, 2 * Delta * p / (L * sigma**2 * step**2)),
-        )
+        if not sigma > 0:
+            raise ValueError(
+                f"sigma={sigma!r} is out of range; horizons need noise: pass sigma > 0"
+            )
+        known: dict[sp.Symbol, Any] = {
+            symbols.L: L,
+            symbols.p: self.workers,
+            symbols.sigma: sigma,
+            symbols.epsilon: epsilon,
+            **{vars(symbols)[key]: given[key] for key in NEEDS[name] if key != "M"},
+        }
+        if M is not None and name != "W":
+            known[symbols.B] = self.constant(M)
+        if name in UNROLLED:
+            return of_condition(name, known)
+        held = sp.S.Zero
+        if name == "W":
+            more = self.rate("W").expr - Chain(workers=self.workers).rate("W").expr
+            scale = symbols.L**2 * symbols.alpha**2 * symbols.sigma**2
+            held = sp.cancel((more / scale).subs(list(known.items())))
+        return of_formula(name, known, held, self.largest_step(name, L=L))
 
     def report(
-        self, *, L: float, M: float, sigma: float, Delta: float, epsilon: float = 0.1
+        self,
+        *,
+        L: float,
+        M: float,
+        sigma: float,
+        Delta: float,
+        dist_0: float | None = None,
+        c: float | None = None,
+        epsilon: float = 0.1,
     ) -> str:
         """Return what the chain costs, in lines for a reader; the arguments are `horizon`'s.
 
-        "W" is the rate that needs no second moment M, where one is proved.
+        "W" is the rate that needs no second moment M, where one is proved. With dist_0, "C" is
+        told too, with c "P", and with both "S".
         """
+        given = {"M": M, "Delta": Delta, "dist_0": dist_0, "c": c}
         lines = [
-            f"{' → '.join(part.label for part in self.parts) or 'exact SGD'}, p = {self.workers}",
+            f"{self.label}, p = {self.workers}",
             f"  elastic constant      B = {self.elastic_constant.expr} = {self.constant(M):.4g}",
+            "                        if E‖G̃‖² ≤ M² along the run; W relies on no M",
         ]
         lines += [
             f"    without {label:30} B would be {100 * share:.3g}% smaller"
             for label, share in self.costs()
         ]
-        for name in ("N", "W"):
+        for name, needed in NEEDS.items():
+            if any(given[key] is None for key in needed):
+                continue
             try:
-                rate, step = self.rate(name), self.largest_step(name, L=L)
+                rate = self.rate(f"{name}.simple" if name in UNROLLED else name)
+                step = self.largest_step(name, L=L)
                 lines.append(f"  {rate.name:20}  {rate.quantity} ≤ {_rounded(rate.expr)}")
                 lines.append(f"    largest step        α = {step:.4g}")
-                book, best = self.horizon(epsilon, name, L=L, M=M, sigma=sigma, Delta=Delta)
+                book, best = self.horizon(epsilon, name, L=L, sigma=sigma, **given)
+                usual = "ln T/(cT)" if name in UNROLLED else "√(p/T)"
                 lines.append(
-                    f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at α = √(p/T)"
+                    f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at α = {usual}"
                 )
                 lines.append(
                     f"                        from T = {best:.3g} at exact SGD's best step"

@@ -7,9 +7,9 @@ from typing import Any
 import sympy as sp
 
 from theory.certificate import Certificate
-from theory.gram import Scalar, Vector
+from theory.gram import Entry, Scalar, Vector
 from theory.induction import SO_FAR, Proof
-from theory.symbols import used
+from theory.symbols import MEANINGS, used
 
 _LETTERS = {
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "ε": r"\varepsilon ", "ρ": r"\rho ",
@@ -89,7 +89,8 @@ def _certificate(certificate: Certificate, title: str) -> Iterator[str]:
         yield "    both sides are equal"
         return
     exprs = [claim.expr, *(hypothesis.expr for hypothesis in claim.hypotheses)]
-    workers = {name for entry in used(*exprs) for name in re.findall(r"([^⟨,⟩]+)~", entry.name)}
+    entries = sp.Tuple(*exprs).atoms(Entry)
+    workers = {base.name[:-1] for entry in entries for base in entry.bases if base.deviation}
     yield "    right side − left side is exactly the sum of"
     sources = {h.name: h for h in claim.hypotheses}
     for name, weight in certificate.multipliers.items():
@@ -108,17 +109,17 @@ def _certificate(certificate: Certificate, title: str) -> Iterator[str]:
         yield f"      ({sp.factor(weight)}) × {square}   a square, weight ≥ 0"
 
 
-def explain(proof: Proof, among: Iterable[Proof] = ()) -> str:
-    """Return the proof as readable steps, each with its rule and multiplier.
+def rests_on(proof: Proof, among: Iterable[Proof] = ()) -> tuple[Proof, ...]:
+    """Return a proof behind those of the claims on which it rests, each after those it uses.
 
     Args:
-        proof: what is explained.
-        among: proofs of the claims on which it rests; those it uses come first.
+        proof: the last.
+        among: where the others are taken from.
 
     Example:
-        >>> from theory.claims.constants import window
-        >>> print(explain(window()[0]).splitlines()[-2].strip())
-        ((n + 1)/n) × [so far]   the claim so far
+        >>> from theory.claims.nonconvex import proofs
+        >>> [each.claim.name for each in rests_on(proofs()[2], proofs())]
+        ['N.step', 'N.sum', 'N']
     """
     by_claim = {other.claim.name: other for other in among}
     seen: dict[str, Proof] = {}
@@ -131,7 +132,58 @@ def explain(proof: Proof, among: Iterable[Proof] = ()) -> str:
         seen[current.claim.name] = current
 
     visit(proof)
-    return "\n\n".join("\n".join(_steps(each)) for each in seen.values())
+    return tuple(seen.values())
+
+
+def explain(proof: Proof, among: Iterable[Proof] = ()) -> str:
+    """Return the proof as readable steps, each with its rule and multiplier.
+
+    Args:
+        proof: what is explained.
+        among: proofs of the claims on which it rests; those it uses come first.
+
+    Example:
+        >>> from theory.claims.constants import window
+        >>> print(explain(window()[0]).splitlines()[-2].strip())
+        ((n + 1)/n) × [so far]   the claim so far
+    """
+    return "\n\n".join("\n".join(_steps(each)) for each in rests_on(proof, among))
+
+
+def legend(shown: Iterable[Proof], text: str, known: Container[sp.Symbol] = ()) -> str:
+    """Return the meanings of symbols in proofs, a line each under a heading; "" if there are none.
+
+    Args:
+        shown: the proofs.
+        text: what a reader sees of them; symbols that it does not name are left out.
+        known: other symbols to leave out.
+
+    Example:
+        >>> from theory.claims.constants import window
+        >>> print(legend(window(), "|h| ≤ α"))
+        symbols
+          α: step size
+    """
+    symbols = used(*(expr for proof in shown for expr in _formulas(proof)))
+    named = [symbol for symbol in symbols if symbol.name in text and symbol not in known]
+    lines = [f"  {symbol}: {MEANINGS[symbol]}" for symbol in named if symbol in MEANINGS]
+    if any(isinstance(symbol, Entry) for symbol in named):
+        lines.append("  ⟨a,b⟩: E (1/p) Σ_i a_i · b_i; a~ is a_i less its mean over the workers")
+    return "\n".join(["symbols", *lines]) if lines else ""
+
+
+def _formulas(proof: Proof) -> Iterator[sp.Basic]:
+    """Yield what the steps of a proof are written with."""
+    claim = proof.claim
+    yield from (claim.expr, *(condition.expr for condition in claim.conditions))
+    yield from (polynomial for _, polynomial in claim.relations)
+    for hypothesis in claim.hypotheses:
+        yield from (part for pair in hypothesis.values for part in pair)
+    for certificate in proof.certificates:
+        yield from map(sp.sympify, certificate.multipliers.values())
+        for weight, w in certificate.squares:
+            scalars = dict(w.terms).values() if isinstance(w, Vector) else (w,)
+            yield from map(sp.sympify, (weight, *scalars))
 
 
 def _steps(proof: Proof) -> Iterator[str]:

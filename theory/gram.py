@@ -12,6 +12,9 @@ vectors, except for the pairs that vanish or are known,
 * noise ⟂ every vector that does not depend on it (it is unbiased), and ⟂ other noise;
 * ‖ξ‖² = V for noise of variance V, and ‖mean ξ‖² = V/p: workers' noises are independent.
 
+An entry knows its vectors. If two of one name, which depend on other noises, have other variances
+or are means over other numbers of workers, meet in a claim, the checker refuses it.
+
 Example:
     >>> import sympy as sp
     >>> from theory.symbols import alpha, p, variance
@@ -24,6 +27,7 @@ Example:
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy as sp
 
@@ -39,14 +43,39 @@ class Base:
         deviation: its mean over the workers is zero.
         variance: for noise, ‖ξ‖²; None for a vector that is not noise.
         workers: for the mean over the workers of a noise, their number.
-        after: the names of the noises on which it depends.
+        after: the names of the noises on which it depends, in alphabetical order.
     """
 
     name: str
     deviation: bool = False
     variance: sp.Expr | None = None
     workers: sp.Expr | None = None
-    after: frozenset[str] = frozenset()
+    after: tuple[str, ...] = ()
+
+
+class Entry(sp.Symbol):
+    """The Gram entry ⟨a, b⟩ of two base vectors; for others of these names it is another symbol.
+
+    Attributes:
+        bases: a and b, by name.
+    """
+
+    bases: tuple[Base, ...]
+    class_key: Any = sp.Symbol.class_key  # sums print it where they print any symbol
+
+    def __new__(cls, *bases: Base) -> "Entry":
+        """Return the entry, named after its vectors."""
+        bases = tuple(sorted(bases, key=lambda base: base.name))
+        entry = sp.Symbol.__xnew__(cls, f"⟨{','.join(base.name for base in bases)}⟩", real=True)
+        entry.bases = bases
+        return entry
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Base, ...], dict[str, bool]]:
+        """Return the arguments that make a copy."""
+        return self.bases, {}
+
+    def _hashable_content(self) -> tuple[Any, ...]:
+        return (*super()._hashable_content(), sp.srepr([vars(base) for base in self.bases]))
 
 
 @dataclass(frozen=True)
@@ -99,24 +128,51 @@ def vector(name: str, after: Vector = ZERO) -> Vector:
         >>> inner(vector("a"), xi), inner(vector("b", after=xi), xi)
         (0, ⟨b,ξ⟩)
     """
-    names = frozenset(base.name for base, _ in after.terms if base.variance is not None)
-    return _single(Base(name, after=names))
+    names = {base.name for base, _ in after.terms if base.variance is not None}
+    return _single(Base(name, after=tuple(sorted(names))))
 
 
-def per_worker(name: str) -> Vector:
-    """Return a vector that differs between workers: its mean plus a deviation."""
-    return vector(name) + Vector(((Base(name + "~", deviation=True), sp.S.One),))
+def per_worker(name: str, after: Vector = ZERO) -> Vector:
+    """Return a vector that differs between workers: its mean plus a deviation, `name` and `name~`.
+
+    Args:
+        name: as in `vector`.
+        after: as in `vector`; on worker i, it may depend on the noise of worker i in its own way.
+
+    Example:
+        >>> xi = noise("ξ", sp.Symbol("V"))
+        >>> inner(per_worker("r", after=xi), xi), inner(per_worker("r", after=xi), mean(xi, 2))
+        (⟨r,ξ⟩ + ⟨r~,ξ⟩, ⟨r,ξ⟩)
+    """
+    ((base, _),) = vector(name, after).terms
+    return _single(base) + Vector(((replace(base, name=name + "~", deviation=True), sp.S.One),))
 
 
 def noise(name: str, variance: sp.Expr) -> Vector:
-    """Return unbiased noise of variance ‖ξ‖² = `variance`, independent across workers."""
+    """Return unbiased noise of variance ‖ξ‖² = `variance`, independent across workers.
+
+    Raises:
+        ValueError: for a variance that is negative.
+
+    Example:
+        >>> norm2(noise("ξ", sp.Integer(3)) * 2)
+        12
+    """
     if sp.sympify(variance).is_negative:
         raise ValueError(f"noise {name} has the negative variance {variance}")
     return _single(Base(name, variance=sp.sympify(variance)))
 
 
 def mean(v: Vector, p: Scalar) -> Vector:
-    """Return the mean over p workers: deviations vanish, noise keeps 1/p of its variance."""
+    """Return the mean over p workers: deviations vanish, noise keeps 1/p of its variance.
+
+    Raises:
+        ValueError: for a p that is not positive, or a number below 1.
+
+    Example:
+        >>> norm2(mean(noise("ξ", sp.Integer(12)) + per_worker("g"), 4))
+        ⟨g,g⟩ + 3
+    """
     workers = sp.sympify(p)
     if not workers.is_positive or (workers.is_number and workers < 1):
         raise ValueError(f"p = {p} is no number of workers")
@@ -143,30 +199,45 @@ def _entry(a: Base, b: Base) -> sp.Expr:
         return a.variance / (a.workers or b.workers or sp.S.One)
     if a.variance is not None or b.variance is not None:
         xi, other = (a, b) if a.variance is not None else (b, a)
-        if xi.name not in other.after:
-            return sp.S.Zero
+        if xi.name not in other.after or (xi.workers and other.deviation):
+            return sp.S.Zero  # independent, or a mean and a deviation
     elif a.name == b.name and a != b:
         raise ValueError(f"two vectors are named {a.name}")
     elif a.deviation != b.deviation:
         return sp.S.Zero  # the workers' deviations sum to zero
-    left, right = sorted((a.name, b.name))
-    return sp.Symbol(f"⟨{left},{right}⟩", real=True)
+    return Entry(a, b)
 
 
 def inner(v: Vector, w: Vector) -> sp.Expr:
-    """Return ⟨v, w⟩ in Gram entries."""
+    """Return ⟨v, w⟩ in Gram entries.
+
+    Raises:
+        ValueError: if two vectors have one name.
+
+    Example:
+        >>> inner(vector("a"), vector("a") * 2 - vector("b"))
+        2*⟨a,a⟩ - ⟨a,b⟩
+    """
     return sp.expand(
         sp.Add(*(x * y * _entry(a, b) for a, x in v.terms for b, y in w.terms)), deep=False
     )
 
 
 def norm2(v: Vector) -> sp.Expr:
-    """Return ‖v‖² in Gram entries."""
+    """Return ‖v‖² = ⟨v, v⟩ in Gram entries."""
     return inner(v, v)
 
 
 def entry(v: Vector, w: Vector) -> sp.Symbol:
-    """Return the Gram entry of two vectors whose inner product is a single one."""
+    """Return the Gram entry of two vectors whose inner product is a single one.
+
+    Raises:
+        ValueError: if it is not.
+
+    Example:
+        >>> entry(vector("b"), vector("a"))
+        ⟨a,b⟩
+    """
     symbol = inner(v, w)
     if not isinstance(symbol, sp.Symbol):
         raise ValueError(f"the inner product is no single Gram entry: {symbol}")

@@ -13,7 +13,7 @@ from theory import symbols
 Settings = tuple[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part:
     """A part of a chain; made by `delay`, `resend`, `feedback` and their like.
 
@@ -24,6 +24,10 @@ class Part:
         kind: "hold" (everything waits, in order), "contraction", "masks" (anything of the last
             messages waits) or "unbiased" (compression before everything else).
         settings: parameter -> for a hold, mean and variance of the number of steps; else (ρ, 0).
+
+    Example:
+        >>> delay(8), top_k_feedback(0.01)
+        (<Part delay 8>, <Part top-k 1% with feedback>)
     """
 
     label: str
@@ -31,6 +35,10 @@ class Part:
     value: float
     kind: str
     settings: Callable[[Any], Settings] = lambda parameter: (parameter, sp.S.Zero)
+
+    def __repr__(self) -> str:
+        """Return the label."""
+        return f"<Part {self.label}>"
 
 
 def _number(name: str, value: float, low: float, high: float, remedy: str) -> float:
@@ -49,7 +57,9 @@ def whole(name: str, value: int, least: int) -> int:
 
 
 def delay(steps: int) -> Part:
-    """Everything arrives `steps` steps late, in order.
+    """Everything arrives `steps` steps late, in order: N = τ messages are held.
+
+    Alone, its elastic constant is B = τM.
 
     Raises:
         ValueError: for what is no whole number of steps.
@@ -60,7 +70,8 @@ def delay(steps: int) -> Part:
 def resend(probability: float) -> Part:
     """A step's message is dropped with this probability, whatever it says, and sent with the next.
 
-    All receivers lose it together. The number of steps held is geometric.
+    All receivers lose it together. The number N of steps held is geometric, P(N ≥ n) = q^n; alone,
+    its elastic constant is B = M√(E[N²]) = M√(q(1 + q))/(1 − q).
 
     Raises:
         ValueError: for a probability outside [0, 1).
@@ -72,6 +83,8 @@ def resend(probability: float) -> Part:
 
 def feedback(gamma: float) -> Part:
     """Compression with error feedback, E‖C(y) − y‖² ≤ γ‖y‖².
+
+    Alone, its elastic constant is B = M√γ/(1 − √γ).
 
     Raises:
         ValueError: for γ outside [0, 1).
@@ -99,6 +112,8 @@ def _feedback(label: str, gamma: float) -> Part:
 def contraction(rho: float) -> Part:
     """What is held obeys |h⁺| ≤ ρ|h + u|: gossip, or a norm-bounded scheduler.
 
+    Alone, its elastic constant is B = Mρ/(1 − ρ).
+
     Raises:
         ValueError: for ρ outside [0, 1).
     """
@@ -109,6 +124,8 @@ def contraction(rho: float) -> Part:
 def inconsistent(steps: int) -> Part:
     """Views lack any coordinates of any of the last `steps` messages: shared memory.
 
+    Alone, its elastic constant is B = τM.
+
     Raises:
         ValueError: for what is no whole number of steps.
     """
@@ -118,6 +135,8 @@ def inconsistent(steps: int) -> Part:
 
 def unbiased(omega: float) -> Part:
     """Unbiased compression, E‖C(y) − y‖² ≤ ω‖y‖², without feedback; the first of its chain.
+
+    It holds nothing back; behind it M is √(1 + ω)M, and σ² is σ² + ωM².
 
     Raises:
         ValueError: for a negative or infinite ω.

@@ -35,6 +35,14 @@ class Condition:
         solve_for: the positive parameter that is written through the slack `scale·expr`.
         scale: a positive factor.
         strict: whether equality is excluded.
+
+    Example:
+        A number of workers is just a positive symbol until a condition says more:
+
+        >>> from theory.symbols import p, variance
+        >>> several = Condition("p ≥ 1", p - 1, solve_for=p)
+        >>> [Region(known).is_nonnegative(variance - variance / p) for known in ((), (several,))]
+        [False, True]
     """
 
     text: str

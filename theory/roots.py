@@ -1,9 +1,11 @@
 """Stability of linear recursions, decided exactly.
 
 A recursion is stable if all its characteristic roots lie inside the unit circle, and not if one
-lies on it or outside. With one parameter y: a root on the circle makes a resultant in y zero,
-which leaves finitely many ranges of y; one rational in each is put to the Schur–Cohn test. With
-more parameters and order 1 or 2: Jury's criteria are inequalities, which `Region` decides.
+lies on it or outside. With one parameter y, and a polynomial of any order that a delay makes: where
+roots cross the circle is known in closed form, and that they all leave it. For a given order, a
+root on the circle makes a resultant in y zero, which leaves finitely many ranges of y; one rational
+in each is put to the Schur–Cohn test. With more parameters and order 1 or 2: Jury's criteria are
+inequalities, which `Region` decides.
 """
 
 from collections.abc import Mapping
@@ -14,14 +16,14 @@ from math import isqrt
 
 import sympy as sp
 
-from theory.certificate import Certificate, NotProvedError, Region
+from theory.certificate import Certificate, NotProvedError, Region, remainder
 from theory.symbols import L, alpha, d, k, tau
 
 STEP_SIZE = alpha * L
 
 Case = tuple[int, int]
 Range = tuple[Fraction, Fraction]
-_y, _z = sp.symbols("y z")
+_i, _y, _z = sp.symbols("i y z")
 _PI = (Fraction(31415926535897932384, 10**19), Fraction(31415926535897932385, 10**19))
 _DIGITS = 10**20
 
@@ -126,14 +128,27 @@ def _minimal(number: sp.Expr) -> sp.Poly:
 class DelayStability(Certificate):
     """A proof that `characteristic(D, τ)` at y = αL is stable if and only if αL < limit.
 
-    For every case the limit is shown to be the smallest y > 0 with a root on the circle: its
-    minimal polynomial divides `crossings`, which has no smaller positive root. In between two
-    such values the number of roots inside does not change; one rational in each range decides.
+    For all whole D ≥ 1 and τ ≥ 0. On the circle z = w², w = e^{iφ} with 0 < φ ≤ π/2 (a conjugate
+    does as its root does); let s = sin φ, S = sin Dφ, n = D + 2τ.
+
+    * *Crossings.* z = 1 is no root. (z − 1)·characteristic is a power of w times −4D s² wⁿ + 2iyS:
+      where it is zero, wⁿ = ±i and y = 2D s²/|S|, so nφ = qπ/2 with an odd q.
+    * *First.* It is q = 1: otherwise q ≥ 3, |sin qx| ≤ q sin x and sin qφ ≥ 2qφ/π ≥ (2q/π) sin φ
+      (0 ≤ x, qφ ≤ π/2) make y at least 4q/π² > 1 times as large.
+    * *Outwards.* Re(d ln y/d ln z) = τ + D/2 > 0 there, as Re z/(z − 1) = 1/2 = −Re z^D/(1 − z^D):
+      |z| grows with y at every crossing, so roots leave the circle, one by one, and never return.
+    * *Start.* At y = 0 the roots are 0, and 1 once, which moves inwards: dz/dy = −1.
+
+    In some cases the same is shown once more, by counting: the limit's minimal polynomial divides
+    `crossings`, which has no smaller positive root, and one rational in each range between the
+    crossings is put to the Schur–Cohn test.
 
     Attributes:
+        blocks: D, in the claim's symbols.
         cases: for each (D, τ), a rational in each range, from 0 to beyond the last crossing.
     """
 
+    blocks: sp.Expr = sp.S.One
     cases: Mapping[Case, tuple[sp.Rational, ...]] = field(default_factory=dict)
 
     @property
@@ -146,29 +161,81 @@ class DelayStability(Certificate):
             raise NotProvedError("the claim's one condition is αL < limit, strictly")
         limit = sp.expand(self.claim.conditions[0].expr + STEP_SIZE)
         if sp.expand(self.claim.expr + STEP_SIZE - limit) != 0 or not self.cases:
-            raise NotProvedError("the claim is αL ≤ limit, in some cases", limit)
+            raise NotProvedError("the claim is αL ≤ limit, counted in some cases", limit)
+        angle = sp.pi / (2 * (self.blocks + 2 * tau))
+        first = 2 * self.blocks * sp.sin(angle) ** 2 / sp.sin(self.blocks * angle)
+        if sp.expand(limit - first) != 0:
+            raise NotProvedError(f"the first crossing is {first}", limit - first)
+        check_crossings()
         for (blocks, delay), points in self.cases.items():
             case = {d: sp.Integer(blocks), k: sp.S.One, tau: sp.Integer(delay)}
-            self._check_case(blocks, delay, limit.subs(case, simultaneous=True), points)
+            check_motion(blocks, delay)
+            count_roots(blocks, delay, limit.subs(case, simultaneous=True), points)
 
-    def _check_case(
-        self, blocks: int, delay: int, limit: sp.Expr, points: tuple[sp.Rational, ...]
-    ) -> None:
-        where, edge = f"D = {blocks}, τ = {delay}", crossings(blocks, delay)
-        if limit.free_symbols or not edge.rem(_minimal(limit)).is_zero:
-            raise NotProvedError(f"{where}: no root on the unit circle at {limit}", limit)
-        low, high = (sp.Rational(end.numerator, end.denominator) for end in enclosure(limit))
-        if low <= 0 or edge.count_roots(0, high) != 1:
-            raise NotProvedError(f"{where}: {limit} is not the first crossing", limit)
-        last = edge.count_roots(0, sp.oo)
-        if len(points) != last + 1:
-            raise NotProvedError(f"{where}: {len(points)} points for {last + 1} ranges")
-        for index, point in enumerate(points):
-            if point <= 0 or edge.eval(point) == 0 or edge.count_roots(0, point) != index:
-                raise NotProvedError(f"{where}: {point} is not in range {index}", point)
-            polynomial = sp.Poly(characteristic(blocks, delay).as_expr().subs(_y, point), _z)
-            if all_inside(polynomial.all_coeffs()) != (index == 0):
-                raise NotProvedError(f"{where}: not stable below alone, at αL = {point}", point)
+
+def _require_zero(what: str, *exprs: sp.Expr) -> None:
+    for expr in exprs:
+        if rest := remainder(expr, [(_i, _i**2 + 1)]):
+            raise NotProvedError(what, rest)
+
+
+def check_crossings() -> None:
+    """Check what `DelayStability` says of crossings, for symbolic D and τ, or raise."""
+    D, w, power_D, power_n, s, S = sp.symbols("D w w^D w^n s S", positive=True)
+    z, n = w**2, D + 2 * tau
+    # z^(D+τ−1) = wⁿ w^D/w²: the exponents agree.
+    _require_zero("exponents", 2 * (D + tau - 1) - (n + D - 2))
+    times = D * (z - 1) ** 2 * power_n * power_D / w**2 + _y * (power_D**2 - 1)
+    turned = D * power_n * (w - 1 / w) ** 2 + _y * (power_D - 1 / power_D)
+    _require_zero("the characteristic polynomial on the circle", times - power_D * turned)
+    crossed = D * power_n * (2 * _i * s) ** 2 + _y * 2 * _i * S
+    for sign in (1, -1):
+        at = {power_n: sign * _i, _y: sign * 2 * D * s**2 / S}
+        _require_zero("the crossings", crossed.subs(at))
+        # They are the only ones: |wⁿ| = 1, with wⁿ as the equation has it.
+        _require_zero("wⁿ", crossed.subs(power_n, _i * _y * S / (2 * D * s**2)))
+    if enclosure(12 / sp.pi**2)[0] <= 1:
+        raise NotProvedError("q = 1 is not shown to be the first crossing")
+    for part, half in ((_z / (_z - 1), 1), (_z / (1 - _z), -1)):
+        _require_zero("real parts on the circle", part + part.subs(_z, 1 / _z) - half)
+    speed = 2 * sp.S.Half + (D + tau - 1) - D * sp.S.Half
+    _require_zero("the real part of d ln y/d ln z", speed - tau - D / 2)
+    if not Region().is_positive(speed):
+        raise NotProvedError("roots are not shown to move outwards", speed)
+
+
+def check_motion(blocks: int, delay: int) -> None:
+    """Check, for one D and τ, how roots of `characteristic` move with y, or raise."""
+    polynomial = characteristic(blocks, delay).as_expr()
+    times = blocks * (_z - 1) ** 2 * _z ** (blocks + delay - 1) + _y * (_z**blocks - 1)
+    _require_zero("(z − 1)·characteristic", (_z - 1) * polynomial - times)
+    _require_zero("1 is no root", polynomial.subs(_z, 1) - blocks * _y)
+    on = times.subs(_y, 0) / (1 - _z**blocks)  # y where z is a root
+    speed = 2 * _z / (_z - 1) + blocks + delay - 1 + blocks * _z**blocks / (1 - _z**blocks)
+    _require_zero("d ln y/d ln z", _z * sp.diff(on, _z) / on - speed)
+    slopes = [sp.diff(polynomial, x).subs({_z: 1, _y: 0}) for x in (_y, _z)]
+    _require_zero("the start", polynomial.subs({_z: 1, _y: 0}), slopes[0] - slopes[1])
+    if not slopes[1] > 0:
+        raise NotProvedError("the root 1 is not shown to move inwards", slopes[1])
+
+
+def count_roots(blocks: int, delay: int, limit: sp.Expr, points: tuple[sp.Rational, ...]) -> None:
+    """Show by counting, for one D and τ, that αL < limit is stable, and nothing else, or raise."""
+    where, edge = f"D = {blocks}, τ = {delay}", crossings(blocks, delay)
+    if limit.free_symbols or not edge.rem(_minimal(limit)).is_zero:
+        raise NotProvedError(f"{where}: no root on the unit circle at {limit}", limit)
+    low, high = (sp.Rational(end.numerator, end.denominator) for end in enclosure(limit))
+    if low <= 0 or edge.count_roots(0, high) != 1:
+        raise NotProvedError(f"{where}: {limit} is not the first crossing", limit)
+    last = edge.count_roots(0, sp.oo)
+    if len(points) != last + 1:
+        raise NotProvedError(f"{where}: {len(points)} points for {last + 1} ranges")
+    for index, point in enumerate(points):
+        if point <= 0 or edge.eval(point) == 0 or edge.count_roots(0, point) != index:
+            raise NotProvedError(f"{where}: {point} is not in range {index}", point)
+        polynomial = sp.Poly(characteristic(blocks, delay).as_expr().subs(_y, point), _z)
+        if all_inside(polynomial.all_coeffs()) != (index == 0):
+            raise NotProvedError(f"{where}: not stable below alone, at αL = {point}", point)
 
 
 def ranges(blocks: int, delay: int) -> tuple[sp.Rational, ...]:

@@ -70,13 +70,16 @@ def masks(rng: np.random.Generator) -> Values:
     y = total / np.linalg.norm(total) if total.any() else np.eye(d)[0]
     before = np.vstack([np.ones(d), D])  # the mask of the message that follows
     old, last, following = held[t - tau], before[tau], D[tau]
+    older = held[t - tau - 1]
+    latest = (rng.random(d) < 0.5) * float(rng.integers(2))  # 0 if nothing older is held
     along = y @ (total - last * old)
     sums = [(before[k] - D[k]) * held[t - k] + D[k] * updates[t - k - 1] for k in range(tau)]
     assert np.isclose(along, y @ sum(sums, np.zeros(d)))
     common = {
-        "h": total - following * old, "Eh₁": held[t - tau - 1] * rng.choice([-1, 0, 1], size=d),
-        "Du": following * updates[t - tau - 1], "u": updates[t - tau - 1], "h₁": old,
-        "Dy": following * y, "Ey": (last - following) * y,
+        "h": total - following * old, "Du": following * updates[t - tau - 1], "h₁": old,
+        "u": updates[t - tau - 1], "h₁⁻": older, "Dy": following * y, "D⁻y": last * y,
+        "Dh₁": following * older, "D'h₁": latest * older, "Dh₁⁺": following * old,
+        "newest h₁": held[t], "its Dh₁": D[0] * held[t],
     }  # fmt: skip
     values = gram(common, {}) | sizes(rng, stage)
     return values | {
@@ -134,14 +137,24 @@ def contractions(rng: np.random.Generator) -> Values:
 
 
 def delay_then_contraction(rng: np.random.Generator) -> Values:
-    T, tau, rho, alpha = 60, int(rng.integers(0, 5)), rng.uniform(0.1, 0.9), rng.uniform(0.1, 1)
-    updates, h2 = unit(rng, T, 3), np.zeros(3)
-    if rng.random() < 0.5:
+    """A queue of τ updates before feedback with one of three compressors."""
+    T, tau, rho, alpha, d = 60, int(rng.integers(1, 5)), rng.uniform(0.1, 0.9), rng.random(), 3
+    kind, updates = rng.integers(3), unit(rng, T, d)
+    leaves = [lambda y: -rho * y, lambda y: rho * y, keep_most(d, rho)][kind]
+    if constant := rng.random() < 0.5:
         updates[:] = updates[0]
-    for s in range(T - tau):
-        h2 = rho * (h2 + updates[s])
-    h = h2 + updates[T - tau :].sum(0)
-    return {"⟨h,h⟩": float(h @ h), "α": alpha, "M": 1 / alpha, "τ": tau, "ρ": rho}
+    queue, h2, following = [], np.zeros(d), np.zeros(d)
+    for u in updates:
+        queue.append(u)
+        if len(queue) > tau + 1:  # one update more than are late: it has arrived
+            h2, arrived = following, queue.pop(0)
+            following = leaves(h2 + arrived)
+    late = np.sum(queue[1:], axis=0)
+    if constant and kind == 1:
+        np.testing.assert_allclose(np.linalg.norm(following + late), rho / (1 - rho) + tau, 0.02)
+    rho = np.sqrt(1 - max(1, int(d * (1 - rho))) / d) if kind == 2 else rho
+    common = {"h₂": h2, "u": queue[0], "h₂⁺": leaves(h2 + queue[0]), "Σu": late}
+    return gram(common, {}) | {"α": alpha, "M": 1 / alpha, "n": tau, "ρ": rho}
 
 
 def compressed_window(rng: np.random.Generator) -> Values:
@@ -164,6 +177,6 @@ EXAMPLES = {
     r"chain\.masks.*": masks,
     r"chain\.holes.*": holes,
     r"chain\.contraction.*": contractions,
-    r"chain\.behind": delay_then_contraction,
+    r"chain\.behind(\.held)?": delay_then_contraction,
     r"chain\.compression": compressed_window,
 }

@@ -107,12 +107,19 @@ def a_run(
     }  # fmt: skip
 
 
+def at_half_speed(rng: np.random.Generator) -> Values:
+    """A run whose squared distance is bounded by powers of 1 − αc/2."""
+    values = a_run(rng)
+    return values | {"r^T": values["r_½^T"]}
+
+
 EXAMPLES = {
     r"N\.step": lambda rng: one_step(rng, bumpy=rng.random() < 0.7),
     r"N\.horizon|N\.tuned": lambda rng: a_run(rng, "root"),
     r"N\.sum|N|S|C\.sum|C|P": a_run,
     r"S\.ball": lambda rng: one_step(rng, flat=True),
     r"S\.(step|constant|weak|attained)|C\.step|P\.step": one_step,
+    r"S\.weak\.run": at_half_speed,
     r"S\.tuned": lambda rng: a_run(rng, "log"),
     r"S\.ball\.run": lambda rng: a_run(rng, convexity=(1, 1)),
     r"S\.ball\.tuned": lambda rng: a_run(rng, "log", convexity=(1, 1)),

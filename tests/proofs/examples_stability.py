@@ -55,7 +55,7 @@ def cyclic(
 
 
 def late(rng: np.random.Generator) -> Values:
-    tau, L = int(rng.integers(0, 7)), rng.uniform(0.5, 2)
+    tau, L = int(rng.integers(0, 10)), rng.uniform(0.5, 2)
     limit = 2 * math.sin(math.pi / (4 * tau + 2))
     step = limit * rng.uniform(0.3, 1.6)
     assert_stable_below(step, limit, delayed(step, tau))
@@ -64,7 +64,7 @@ def late(rng: np.random.Generator) -> Values:
 
 def shared(rng: np.random.Generator) -> Values:
     """Curvature along (1, …, 1) only."""
-    D, tau, k, L = *rng.integers([1, 0, 1], [5, 3, 3]), rng.uniform(0.5, 2)
+    D, tau, k, L = *rng.integers([1, 0, 1], [7, 5, 3]), rng.uniform(0.5, 2)
     n = D + 2 * tau
     limit = 2 * D * math.sin(math.pi / (2 * n)) ** 2 / math.sin(math.pi * D / (2 * n))
     step, d = limit * rng.uniform(0.3, 1.6), D * k

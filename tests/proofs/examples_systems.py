@@ -32,15 +32,18 @@ def events(rng: np.random.Generator) -> Values:
     known, workers = sizes(rng), int(rng.integers(2, 6))
     flying = unit(rng, workers, 3) * known["α"] * known["M"]
     finish, x, server = rng.exponential(size=workers), flying.sum(0), np.zeros(3)
-    h = x
-    for _ in range(30):
+    h, read = x, np.arange(workers)  # when each worker has read
+    late = 0
+    for step in range(30):
         i = int(finish.argmin())
         server = server + flying[i]
+        late = max(late, *(workers + step - read[j] for j in range(workers) if j != i))
+        read[i] = workers + step
         h = x - server  # steps are numbered by reads: x counts what has been read for
         if rng.random() < 0.5:
             flying[i] = unit(rng, 3) * known["α"] * known["M"]
         x, finish[i] = x + flying[i], finish[i] + rng.exponential()
-    return {"⟨h,h⟩": float(h @ h), "n": workers - 1} | known
+    return {"⟨h,h⟩": float(h @ h), "n": workers - 1, "τ": late} | known
 
 
 def others_late(rng: np.random.Generator) -> Values:
@@ -105,7 +108,7 @@ EXAMPLES = {
     r"synchronous": lambda rng: {},
     r"shared_memory\.part": masked_update,
     r"shared_memory(\.(classic|order))?": inconsistent_read,
-    r"asynchronous": events,
+    r"asynchronous(\.delay)?": events,
     r"message_passing": others_late,
     r"crashes": crash,
     r"crashes\.chosen(\..*)?": chosen,

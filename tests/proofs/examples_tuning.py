@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import examples_resent
 import numpy as np
 from evaluation import Values
 from examples_sgd import a_run, one_step
@@ -93,13 +94,21 @@ def N(v: Values, drift: float | None = None) -> Function:
     return lambda x: 2 * v["Δ"] / (x * v["T"]) + v["L"] * x * v["σ"] ** 2 / v["p"] + drift * x * x
 
 
-def delayed(v: Values) -> float:
-    return 2 * v["L"] ** 2 * v["σ"] ** 2 * v["n₁"]
+def waiting(v: Values) -> float:
+    return v["L"] ** 2 * v["σ"] ** 2 * v["n₁"]
+
+
+def C(v: Values) -> Function:
+    def bound(x: complex) -> complex:
+        drift = v["L"] * x * x * v["B"] ** 2 / (2 * (1 - x * v["L"]))
+        return v["Z_0"] / (2 * x * v["T"]) + x * v["σ"] ** 2 / (2 * v["p"]) + drift
+
+    return bound
 
 
 def best_N(rng: np.random.Generator, waits: bool = False) -> Values:
     values = parameters(rng)
-    f = N(values, delayed(values) if waits else None)
+    f = N(values, waiting(values) if waits else None)
     return values | {"α*": minimiser(f, 1e-9, longer(f, 1e-9)), "α": 10 ** rng.uniform(-3, 1)}
 
 
@@ -113,32 +122,8 @@ def edge_N(rng: np.random.Generator) -> Values:
 
 def best_C(rng: np.random.Generator) -> Values:
     v = parameters(rng)
-
-    def bound(x: complex) -> complex:
-        drift = v["L"] * x * x * v["B"] ** 2 / (2 * (1 - x * v["L"]))
-        return v["Z_0"] / (2 * x * v["T"]) + x * v["σ"] ** 2 / (2 * v["p"]) + drift
-
-    best = minimiser(bound, 1e-9, (1 - 1e-9) / v["L"])
+    best = minimiser(C(v), 1e-9, (1 - 1e-9) / v["L"])
     return v | {"α*": best, "α": rng.uniform(0.01, 0.99) / v["L"]}
-
-
-def best_unrolled(rng: np.random.Generator, gradient: bool = False) -> Values:
-    """S.simple or P.simple, with enough to gain from steps."""
-    v = parameters(rng)
-    T, c = min(v["T"], 50), v["L"] * rng.uniform(0.05, 1)
-    start, scale = (v["Δ"], v["L"] / 2) if gradient else (v["Z_0"], 1)
-
-    def bound(x: complex) -> complex:
-        floor = scale * (x * v["σ"] ** 2 / v["p"] + v["L"] * x * x * v["B"] ** 2) / c
-        return start * (1 - x * c) ** T + floor
-
-    while slope(bound, 1e-12) >= 0:
-        start *= 2
-    best, alpha = minimiser(bound, 1e-12, 1 / c), rng.uniform(0.01, 1) / c
-    return v | {
-        "T": T, "c": c, "Δ" if gradient else "Z_0": start, "α*": best, "α": alpha,
-        "r^T": (1 - alpha * c) ** T, "r*^(T−1)": (1 - best * c) ** (T - 1),
-    }  # fmt: skip
 
 
 def tuned_run(
@@ -158,26 +143,57 @@ def tuned_run(
             return values | {"Δ": start, "α*": alpha, "σ₊": values["σ"]}
 
 
-def relaxed(rng: np.random.Generator, values: Values, waits: bool = False) -> Values:
-    """Let ε be what the relaxation costs, of N without it; or more."""
-    drift, alpha = delayed(values) if waits else None, values["α"]
-    rest = N(values, 0)(alpha).real
-    cost = N(values | {"Δ": 0.0, "σ": 0.0}, drift)(alpha).real
-    return values | {"ε": cost / rest * rng.choice([1, 1.5])}
+def held_run(rng: np.random.Generator, step: str, exact: bool = False) -> Values:
+    """A run without M, in units of f and of α in which α = √(p/T), or is the best by Δ's choice."""
+    while True:
+        v = examples_resent.a_run(rng, "held")
+        y, tau, p = v["y"], v["τ"], v["p"]
+        n1 = tau / (2 * p) * (1 + (y + tau) / (y + 1)) + (1 + tau / y) * v["n₁′"]
+        if n1 == 0:
+            continue
+        unit = v["α"] / (p / v["T"]) ** 0.5 if step == "book" else 1.0
+        v |= {key: v[key] * unit for key in ("L", "σ", "Δ")}
+        v |= {"ΣA": v["ΣA"] * unit**2, "α": v["α"] / unit, "n₁": n1}
+        v |= {"α*": v["α"], "σ₊": v["σ"], "√(pT)": (p * v["T"]) ** 0.5}
+        if step == "book":
+            return v
+        gains = [
+            slope(N(v | {"Δ": start}, 0 if exact else waiting(v)), v["α"]) for start in (0.0, 1.0)
+        ]
+        start = gains[0] / (gains[0] - gains[1])  # the slope is linear in Δ
+        if start >= v["Δ"]:
+            return v | {"Δ": start}
 
 
-def textbook_horizon(rng: np.random.Generator, waits: bool = False) -> Values:
-    values = a_run(rng, "root") if not waits else parameters(rng)
-    values |= {"α": (values["p"] / values["T"]) ** 0.5, "σ₊": values["σ"]}
-    return relaxed(rng, values, waits)
+def relaxed(rng: np.random.Generator, v: Values, rate: Function, exact: Function) -> Values:
+    """Let ε be what the relaxation costs, of the rate without it; or more."""
+    rest = exact(v["α"]).real
+    return v | {"ε": (rate(v["α"]).real - rest) / rest * rng.choice([1, 1.5])}
 
 
-def tuned_horizon(rng: np.random.Generator, waits: bool = False) -> Values:
-    if not waits:
-        return relaxed(rng, tuned_run(rng, exact=True))
-    values = parameters(rng)
-    f = N(values, 0)
-    return relaxed(rng, values | {"α": minimiser(f, 1e-9, longer(f, 1e-9))}, waits)
+def textbook_horizon(rng: np.random.Generator) -> Values:
+    v = a_run(rng, "root")
+    return relaxed(rng, v | {"σ₊": v["σ"]}, N(v), N(v, 0))
+
+
+def tuned_horizon(rng: np.random.Generator) -> Values:
+    v = tuned_run(rng, exact=True)
+    return relaxed(rng, v, N(v), N(v, 0))
+
+
+def held_horizon(rng: np.random.Generator, step: str) -> Values:
+    v = held_run(rng, step, exact=True)
+    return relaxed(rng, v, N(v, waiting(v)), N(v, 0))
+
+
+def convex_horizon(rng: np.random.Generator, step: str) -> Values:
+    while True:
+        v = a_run(rng, step, spread=rng.choice([0.01, 1]))
+        if not step:  # exact SGD's best, by the choice of Z_0 ≥ ‖x_0 − x*‖²
+            best = v["T"] * (v["σ"] * v["α"]) ** 2 / v["p"]
+            v |= {"Z_0": best if best >= v["Z_0"] else -1}
+        if v["α"] * v["L"] < 1 and v["Z_0"] > 0:
+            return relaxed(rng, v | {"σ₊": v["σ"]}, C(v), C(v | {"B": 0.0}))
 
 
 def retuned(rng: np.random.Generator) -> Values:
@@ -187,18 +203,6 @@ def retuned(rng: np.random.Generator) -> Values:
     best = minimiser(exact, 1e-9, longer(exact, 1e-9))
     ratio = minimiser(f, 1e-9, longer(f, 1e-9)) / best
     return values | {"α*": best, "x": ratio * rng.choice([1, rng.uniform(0.1, 1)])}
-
-
-def log_horizon(rng: np.random.Generator) -> Values:
-    v = a_run(rng, "log")
-    noise, drift = v["α"] * v["σ"] ** 2 / v["p"], v["L"] * v["α"] ** 2 * v["B"] ** 2
-    return v | {"σ₊": v["σ"], "ε": drift / noise * rng.choice([1, 1.5])}
-
-
-def long_enough(rng: np.random.Generator) -> Values:
-    Y = 10 ** rng.uniform(0.5, 5)
-    T = 2 * Y * (np.log(2 * Y) - 1) * rng.choice([1, rng.uniform(1, 3)])
-    return {"Y": Y, "ln(2Y)": np.log(2 * Y), "T": T, "ln(T)": np.log(T)}
 
 
 def noisy_enough(rng: np.random.Generator, values: Values, longest: bool = False) -> Values:
@@ -232,23 +236,21 @@ EXAMPLES = {
     r"power\.edge": lambda rng: power(rng, edge=True),
     r"power\.(falls|root)": lambda rng: power(rng, longer_step=True),
     r"N\.best": best_N,
-    r"N\.delayed\.best": lambda rng: best_N(rng, waits=True),
+    r"W\.held\.best": lambda rng: best_N(rng, waits=True),
+    r"W\.held\.optimal": lambda rng: held_run(rng, "best"),
     r"N\.edge": edge_N,
     r"C\.best": best_C,
-    r"S\.best": best_unrolled,
-    r"P\.best": lambda rng: best_unrolled(rng, gradient=True),
     r"N\.optimal": tuned_run,
     r"N\.optimal\.exact": lambda rng: tuned_run(rng, elastic=0),
     r"N\.optimal\.noiseless": lambda rng: tuned_run(rng, noise=0),
-    r"S\.simple|P\.simple": a_run,
     r"N\.horizon\.textbook(\.least)?": textbook_horizon,
     r"N\.horizon\.tuned(\.least)?": tuned_horizon,
-    r"W\.horizon\.textbook(\.least)?": lambda rng: textbook_horizon(rng, waits=True),
-    r"W\.horizon\.tuned(\.least)?": lambda rng: tuned_horizon(rng, waits=True),
+    r"W\.horizon\.textbook(\.least)?": lambda rng: held_horizon(rng, "book"),
+    r"W\.horizon\.tuned(\.least)?": lambda rng: held_horizon(rng, "best"),
+    r"C\.horizon\.textbook(\.least)?": lambda rng: convex_horizon(rng, "root"),
+    r"C\.horizon\.tuned(\.least)?": lambda rng: convex_horizon(rng, ""),
     r"horizon\.retuned": retuned,
     r"horizon\.more": lambda rng: {"x": rng.uniform(0.01, 1)},
-    r"S\.horizon": log_horizon,
-    r"horizon\.log": long_enough,
     r"N\.affordable|affordable\.(B|delay)": lambda rng: noisy_enough(rng, a_run(rng)),
     r"C\.affordable": lambda rng: noisy_enough(rng, a_run(rng), longest=True),
     r"(S|P)\.affordable": lambda rng: noisy_enough(rng, one_step(rng)),

@@ -126,7 +126,7 @@ def test_curves_have_the_shape_of_their_arguments() -> None:
     assert rate.curve(**VALUES).shape == ()
 
 
-@pytest.mark.parametrize("name", ["N", "C"])
+@pytest.mark.parametrize("name", ["N", "C", "S", "P"])
 def test_minimum_is_the_least_of_a_grid(name: str) -> None:
     bound, rng = BOUNDS[name], np.random.default_rng(1)
     best = bound.minimise("alpha")
@@ -134,12 +134,24 @@ def test_minimum_is_the_least_of_a_grid(name: str) -> None:
     for _ in range(5):
         values = draw(rng, bound)
         del values["α"]
+        if "c" in values:  # a start that is worth some steps, and c < L
+            values |= {"c": 0.3 * values["L"], "Z_0" if name == "S" else "Δ": 1e3}
         step, value = best.at(**values)
         grid = np.geomspace(1e-4, 0.9999, 20001) / values["L"]
         curve = bound.curve(alpha=grid, **values)
         assert value <= curve.min() * (1 + 1e-9)
         assert value == pytest.approx(curve.min(), rel=1e-2)
         assert bound.at(alpha=step, **values) == value
+
+
+def test_a_value_that_a_condition_rules_out_need_not_be_finite() -> None:
+    """At T = 1 the closed form of the best step divides by zero; the refusal comes first."""
+    bound = BOUNDS["S.optimal.exact"]
+    values = {"L": 2.0, "c": 0.3, "sigma": 0.7, "p": 3, "Z_0": 4.0}
+    with pytest.raises(ValueError, match="holds only where T > 1"):
+        bound.at(T=1, **values)
+    with pytest.raises(ValueError, match="holds only where T > 1"):
+        bound.curve(T=[60, 1], **values)
 
 
 def test_minimum_in_closed_form() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import theory
 from theory import __main__, catalogue, symbols
 from theory.certificate import NotProvedError
 from theory.explain import explain
@@ -66,6 +67,17 @@ def test_listing_and_imports() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow  # starts a process
+def test_a_reader_may_leave_early() -> None:
+    command, pipe = [sys.executable, "-m", "theory"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as listing:
+        assert listing.stdout and listing.stderr
+        assert listing.stdout.readline().startswith("N.step")
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
+    assert listing.returncode == 141
+
+
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["theory", *arguments])
     # The proofs are checked above.
@@ -92,7 +104,29 @@ def test_explanations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "τ_max" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         command(monkeypatch, "--explain", "N.setp")
-    assert "near it: N.step" in capsys.readouterr().err
+    near = capsys.readouterr().err.split("near it: ")[1].split(", ")
+    assert near[0] == "N.step" and len(set(near)) == len(near) == 3
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "--explain", "qqqq")
+    assert "python -m theory lists all" in capsys.readouterr().err
+
+
+def test_explanations_say_what_their_symbols_mean() -> None:
+    for proof in PROOFS[::10]:
+        text = __main__.explanation(proof.claim.name)
+        legend = text.partition("\n\nsymbols\n")[2]
+        named = [line.split(": ")[0].strip() for line in legend.splitlines()]
+        assert len(set(named)) == len(named)
+        for symbol, meaning in symbols.MEANINGS.items():
+            assert (f"  {symbol}: {meaning}" in legend) == (str(symbol) in named)
+    lines = __main__.explanation("N").splitlines()
+    assert "  α: step size" in lines and not any(line.startswith("  ε:") for line in lines)
+
+
+def test_public_names_can_be_listed() -> None:
+    assert dir(theory) == sorted(theory.__all__)
+    assert all(hasattr(theory, name) for name in dir(theory))
+    assert repr(theory.delay(8)) == "<Part delay 8>"
 
 
 def test_every_proof_can_be_explained() -> None:

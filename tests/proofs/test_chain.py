@@ -128,50 +128,82 @@ def test_costs_name_the_dearest_part() -> None:
         assert rest.constant(M=3) == pytest.approx(whole * (1 - share))
 
 
+SYSTEMS = [
+    (),
+    (delay(4),),
+    (feedback(0.8),),
+    (feedback(0.8), delay(4)),
+    (resend(0.3),),
+    (feedback(0.8), resend(0.3)),
+    (feedback(0.8), resend(0.1), delay(2), resend(0.4)),
+]
+START = {"M": 2.0, "dist_0": 4.0, "c": 0.3}
+
+
+def at(bound: theory.Bound, **known: float) -> float:
+    """Return a bound's value; it need not depend on all that is known."""
+    return bound.at(**{k: v for k, v in known.items() if vars(symbols)[k] in bound.parameters})
+
+
+def exact_step(name: str, T: float) -> float:
+    """Return where exact SGD's bound is least, by scan: its derivative is not looked at."""
+    exact = Chain(workers=4).rate(name)
+    known = {**SETTING, **START, "T": T}
+    known = {k: v for k, v in known.items() if vars(symbols)[k] in exact.parameters}
+    low, high = 1e-9, 0.5 - 1e-9
+    for _ in range(30):
+        grid = np.geomspace(low, high, 41)
+        best = int(exact.curve(alpha=grid, **known).argmin())
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, 40)]
+    return (low * high) ** 0.5
+
+
 @pytest.mark.parametrize("name", ["N", "W"])
-@pytest.mark.parametrize(
-    "parts",
-    [
-        (),
-        (delay(4),),
-        (feedback(0.8),),
-        (feedback(0.8), delay(4)),
-        (resend(0.3),),
-        (feedback(0.8), resend(0.3)),
-        (feedback(0.8), resend(0.1), delay(2), resend(0.4)),
-    ],
-)
+@pytest.mark.parametrize("parts", SYSTEMS)
 def test_steps_and_horizons(name: str, parts: tuple[Part, ...]) -> None:
-    if name == "W" and not parts:
-        with pytest.raises(ValueError, match="empty"):
-            Chain().rate("W")
-        return
-    chain, epsilon, M = Chain(*parts, workers=4), 0.25, 2.0
+    chain, epsilon = Chain(*parts, workers=4), 0.25
     rate, exact = chain.rate(name), Chain(workers=4).rate("N")
     largest = chain.largest_step(name, L=SETTING["L"])
-    given = {symbol.name for symbol in rate.parameters}
-
-    def at(bound: theory.Bound, T: float, alpha: float) -> float:
-        known = {**SETTING, "M": M, "T": T, "alpha": alpha}
-        names = {key: vars(symbols)[key] for key in known}
-        return bound.at(**{k: v for k, v in known.items() if names[k] in bound.parameters})
-
-    assert "α" in given
-    at(rate, 100.0, largest * (1 - 1e-9))
+    assert "α" in {symbol.name for symbol in rate.parameters}
+    known = {**SETTING, **START}
+    at(rate, **known, T=100.0, alpha=largest * (1 - 1e-9))
     with pytest.raises(ValueError, match="holds only where"):
-        at(rate, 100.0, largest * 1.01)
-    textbook, tuned = chain.horizon(epsilon, name, **SETTING, M=M)
+        at(rate, **known, T=100.0, alpha=largest * 1.01)
+    textbook, tuned = chain.horizon(epsilon, name, **SETTING, **START)
     for T, step in [
         (textbook, lambda T: (4 / T) ** 0.5),
         (tuned, lambda T: (2 * 3.0 * 4 / (T * 2.0 * 1.5**2)) ** 0.5),
     ]:
-        alpha = min(step(T), largest)
-        assert at(rate, T, alpha) <= (1 + epsilon) * at(exact, T, alpha) * (1 + 1e-9)
+        alpha = min(step(T), largest * (1 - 1e-12))
+        limit = (1 + epsilon) * (1 + 1e-9)
+        assert at(rate, **known, T=T, alpha=alpha) <= limit * at(exact, **known, T=T, alpha=alpha)
         if step(T) < largest * (1 - 1e-9):  # else the step size sets the horizon
-            earlier = step(T / 1.1)
-            assert at(rate, T / 1.1, min(earlier, largest)) > (1 + epsilon) * at(
-                exact, T / 1.1, min(earlier, largest)
-            )
+            early = {**known, "T": T / 1.1, "alpha": min(step(T / 1.1), largest * (1 - 1e-12))}
+            assert at(rate, **early) > (1 + epsilon) * at(exact, **early)
+
+
+@pytest.mark.parametrize("name", ["C", "S", "P"])
+@pytest.mark.parametrize("parts", SYSTEMS[::2])
+def test_horizons_of_convex_rates(name: str, parts: tuple[Part, ...]) -> None:
+    """Within 1 + ε of exact SGD's bound from T on, for many T; and not before T."""
+    chain, epsilon, known = Chain(*parts, workers=4), 0.25, {**SETTING, **START}
+    simple = name if name == "C" else f"{name}.simple"
+    rates = [(simple, lambda T: exact_step(simple, T))]
+    if name == "C":
+        rates = [("C", lambda T: (4 / T) ** 0.5), *rates]
+    else:
+        rates = [(f"{name}.tuned", lambda T: np.log(T) / (0.3 * T)), *rates]
+    horizons = chain.horizon(epsilon, name, **SETTING, **START)
+    for T, (label, step) in zip(horizons, rates, strict=True):
+
+        def ratio(T: float, label: str = label, step: Callable[[float], float] = step) -> float:
+            at_T = {**known, "T": T, "alpha": step(T) * (1 - 1e-9)}
+            return at(chain.rate(label), **at_T) / at(Chain(workers=4).rate(label), **at_T)
+
+        for longer in (1, 1.01, 1.5, 10, 1000):
+            assert ratio(longer * T) <= (1 + epsilon) * (1 + 1e-6), longer
+        if parts:  # else the step size sets the horizon
+            assert ratio(T / 1.01) > 1 + epsilon
 
 
 def test_links_that_resend_without_a_second_moment() -> None:
@@ -233,8 +265,54 @@ def test_report_says_it_all() -> None:
     text = chain.report(**SETTING, M=2)
     for part in ("top-k 10% with feedback → delay 8, p = 16", "elastic constant", "N ", "W.both"):
         assert part in text
+    assert "E‖G̃‖² ≤ M² along the run" in text
     assert text.count("largest step") == 2
     assert "adds noise" in Chain(unbiased(2)).report(**SETTING, M=2)
+    assert chain.report(**SETTING, M=2, dist_0=1).count("from T") == 6
+    assert chain.report(**SETTING, M=2, c=0.1).count("ln T/(cT)") == 1
+    longest = chain.report(**SETTING, **START)
+    assert longest.count("from T") == 10
+    assert "S.simple" in longest and "P.simple" in longest
+
+
+def test_what_holds_nothing_is_exact_sgd() -> None:
+    exact = Chain(workers=4).rate("W")
+    assert exact.expr == theory.bounds()["N"].put(B=0, p=4).expr
+    for part in (delay(0), feedback(0), resend(0), inconsistent(0), unbiased(0)):
+        chain = Chain(part, workers=4)
+        assert chain.rate("W").expr == exact.expr
+        assert chain.costs() == [(part.label, 0.0)]
+        assert "rates are proved for" not in chain.report(**SETTING, **START)
+        assert chain.report(**SETTING, M=2).count("from T") == 4
+        assert chain.horizon(0.1, "W", **SETTING) == chain.horizon(0.1, **SETTING, M=2)
+
+
+def test_a_delay_has_its_best_proved_rate() -> None:
+    """No other rate of the catalogue for a delay is less, or allows a longer step."""
+    known = {"L": 1.0, "sigma": 1.0, "Delta": 1.0, "T": 100.0}
+    for tau in (1, 4):
+        chain = Chain(delay(tau), workers=4)
+        others = [
+            theory.bounds()["W.delay"].put(tau=tau, p=4),
+            theory.bounds()["W.random"].put(mean_N=tau, square_N=tau**2, p=4),
+        ]
+        longest = chain.largest_step("W", L=1)
+        for alpha in np.geomspace(1e-3, 1, 15):
+            for other in others:
+                try:
+                    limit = at(other, **known, alpha=alpha)
+                except ValueError:
+                    continue
+                assert alpha < longest
+                assert at(chain.rate("W"), **known, alpha=alpha) <= limit * (1 + 1e-12)
+
+
+def test_a_chain_says_what_it_is() -> None:
+    chain = Chain(feedback(0.25), delay(8), workers=16)
+    assert repr(chain) == "<Chain feedback, γ = 0.25 → delay 8, p = 16: B ≤ 9·M>"
+    assert repr(Chain()) == "<Chain exact SGD, p = 1: B ≤ 0·M>"
+    for part in ("delay", "resend", "feedback", "top_k_feedback", "contraction", "inconsistent"):
+        assert f"`{part}(" in (Chain.__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +331,11 @@ def test_report_says_it_all() -> None:
         (lambda: Chain(delay(1)).rate("W.delay"), "no rate in B"),
         (lambda: Chain(unbiased(1)).rate("W"), "without M"),
         (lambda: Chain(unbiased(1)).horizon(0.1, **SETTING, M=1), "adds noise"),
-        (lambda: Chain(delay(1)).horizon(0.1, "C", **SETTING, M=1), "known for N and W"),
+        (lambda: Chain(delay(1)).horizon(0.1, "S.tuned", **SETTING), "known for N, W, C, S, P"),
+        (lambda: Chain(delay(1)).horizon(0.1, L=1, sigma=0, Delta=1, M=1), "pass sigma > 0"),
+        (lambda: Chain(delay(1)).horizon(0.1, "S", L=1, sigma=1, M=1, dist_0=0, c=0.5), "is 0 for"),
+        (lambda: Chain(delay(1)).horizon(0.1, "S", L=1, sigma=1, M=1, dist_0=1, c=2), "c < L"),
+        (lambda: Chain(delay(1)).horizon(-1, "P", **SETTING, M=1, c=1), "ε .* must be positive"),
     ],
 )
 def test_what_a_chain_refuses(make: Callable[[], object], match: str) -> None:
@@ -266,6 +348,10 @@ def test_unknown_parts_and_rates() -> None:
         Chain(8)
     with pytest.raises(ValueError, match=r"'Q' is no rate in B; pass one of N, N.tuned"):
         Chain(delay(1)).rate("Q")
+    for name, missing in {"N": "M", "C": "dist_0", "S": "dist_0 and c", "P": "c"}.items():
+        given = {} if name == "N" else {"M": 1}
+        with pytest.raises(TypeError, match=f"of {name} also needs {missing}$"):
+            Chain(delay(1)).horizon(0.1, name, **SETTING, **given)
     with pytest.raises(ValueError, match="sets no limit to α"):
         Chain(delay(1)).largest_step("N.tuned", L=1)
 

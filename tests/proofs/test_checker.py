@@ -112,28 +112,35 @@ def test_inner_product_is_the_mean_over_noise_and_workers(p: int) -> None:
     rng = np.random.default_rng(p)
     a, (g, shift) = rng.normal(size=3), rng.normal(size=(2, p, 3))
     flips = np.array(list(itertools.product([-1, 1], repeat=p)))
-    # b depends on the noise: b = a + the noise of worker 0.
+    # b and r depend on the noise: b = a + the noise of worker 0, r_i = g_i − the noise of worker i.
     xi = flips[:, :, None] * shift  # [outcome, worker, 3]
     b = a + xi[:, 0, :]
     V = (shift**2).sum() / p
     n = noise("n", sp.Float(V))
-    A, G, N, after = vector("a"), per_worker("g"), n, vector("b", after=n)
+    symbolic = {
+        "a": vector("a"),
+        "b": vector("b", after=n),
+        "g": per_worker("g"),
+        "n": n,
+        "r": per_worker("r", after=n),
+    }
     arrays = {
         "a": np.broadcast_to(a, xi.shape),
         "b": np.broadcast_to(b[:, None], xi.shape),
         "g": np.broadcast_to(g, xi.shape),
         "n": xi,
+        "r": g - xi,
     }
     average = {
         name: np.broadcast_to(v.mean(1, keepdims=True), v.shape) for name, v in arrays.items()
     }
+    parts = average | {f"{name}~": v - average[name] for name, v in arrays.items()}
+    parts |= {"n": xi}
     known = {
-        f"⟨{s},{t}⟩": (average[s] * average[t]).sum(2).mean()
-        for s, t in itertools.product("abgn", repeat=2)
+        f"⟨{s},{t}⟩": (parts[s] * parts[t]).sum(2).mean()
+        for s, t in itertools.product(parts, repeat=2)
     }
-    known |= {"⟨g~,g~⟩": ((arrays["g"] - average["g"]) ** 2).sum(2).mean()}
-    symbolic = {"a": A, "b": after, "g": G, "n": N}
-    for s, t in itertools.combinations_with_replacement("abgn", 2):
+    for s, t in itertools.combinations_with_replacement(symbolic, 2):
         expected = (arrays[s] * arrays[t]).sum(2).mean()
         assert evaluate(inner(symbolic[s], symbolic[t]), known) == pytest.approx(expected)
         expected = (average[s] * average[t]).sum(2).mean()
@@ -157,6 +164,7 @@ alpha, L, p, rho, held, steps = (
     symbols.alpha, symbols.L, symbols.p, symbols.rho, symbols.held, symbols.steps,
 )  # fmt: skip
 a, b, xi = vector("a"), vector("b"), noise("ξ", symbols.variance)
+late = vector("b", after=xi)
 SQUARE = Claim("square", "0 ≤ ‖a‖²", 0, (norm2(a),))
 SHORT = Claim(
     "short", "αL ≤ 1 ⇒ α ≤ 1/L", alpha, (1 / L,),
@@ -188,6 +196,16 @@ FALSE = {
     ),
     "half a worker": lambda: zero((1, xi - mean(xi, sp.S.Half)), lhs=symbols.variance),
     "two numbers of workers": lambda: zero((1, mean(xi, 4) * 2 - mean(xi, 1))),
+    "two numbers of workers, apart": lambda: zero(
+        (1, late + mean(xi, 4)), lhs=-norm2(late + mean(xi, 1)) + symbols.variance * 3 / 4
+    ),
+    "two variances, apart": lambda: zero(
+        (1, late + noise("ξ", sp.S.Zero)), lhs=-norm2(late) - 2 * inner(late, xi)
+    ),
+    "a vector that is independent of noise, and is not": lambda: from_(
+        Hypothesis("‖b‖² + ‖ξ‖² ≤ L", L - norm2(b - xi)),
+        Claim("false", "", norm2(late) + symbols.variance, (L,)),
+    ),
     "negative variance": lambda: zero((1, noise("x", -L)), lhs=L),
     "a square renamed to a product": lambda: from_(
         SQUARE.instance({norm2(a): inner(a, b)}), Claim("false", "", 0, (inner(a, b),))

@@ -5,12 +5,21 @@ import itertools
 import numpy as np
 import pytest
 
-from theory.claims import affordable, convex, horizons, nonconvex, participation, step_sizes
+from theory.bound import Bound
+from theory.claims import (
+    affordable,
+    convex,
+    horizons,
+    nonconvex,
+    participation,
+    step_sizes,
+    unrolled,
+)
 
 SETTINGS = list(itertools.product([0.0, 0.3, 5.0], [0.1, 1.0], [1, 8]))  # B, σ, p
 
 
-MODULES = (nonconvex, convex, participation, step_sizes, horizons, affordable)
+MODULES = (nonconvex, convex, participation, step_sizes, unrolled, horizons, affordable)
 BOUNDS = {bound.name: bound for module in MODULES for bound in module.bounds()}
 
 
@@ -46,16 +55,71 @@ def test_the_equation_of_C_finds_the_least_bound_of_a_grid(B: float, sigma: floa
     assert grid[curve[:-1].argmin()] == pytest.approx(best, rel=1e-3)
 
 
+def unrolled_setting(rng: np.random.Generator, name: str) -> dict[str, float]:
+    values = dict(zip(("L", "sigma", "B"), np.exp(rng.uniform(-2, 1, size=3)), strict=True))
+    values |= {"T": int(rng.integers(2, 300)), "p": int(rng.integers(1, 9))}
+    values |= {"c": values["L"] * rng.uniform(0.05, 0.95)}
+    return values | {"Z_0" if name.startswith("S") else "Delta": np.exp(rng.uniform(0, 6))}
+
+
+@pytest.mark.parametrize("name", ["S", "P", "S.simple", "P.simple"])
+def test_unrolled_bounds_are_least_where_halving_says(name: str) -> None:
+    """Against a fine scan; on the way inside the range, at its end, and with values put in."""
+    bound, rng, at_edge = BOUNDS[name], np.random.default_rng(0), 0
+    least = bound.minimise("alpha")
+    assert least.unique
+    assert least.closed_form is None
+    for i in range(10):
+        values = unrolled_setting(rng, name)
+        step, value = least.at(**values)
+        grid = np.geomspace(1e-5, 1, 40001) / values["L"]
+        curve = bound.curve(alpha=grid, **values)
+        assert value <= curve.min() * (1 + 1e-12)
+        assert value == pytest.approx(curve.min(), rel=1e-5)
+        assert value == bound.at(alpha=step, **values)
+        at_edge += step == pytest.approx(1 / values["L"])
+        if i == 0:
+            some = {key: values.pop(key) for key in ("T", "B", "c")}
+            assert bound.put(**some).minimise("alpha").at(**values) == pytest.approx((step, value))
+    assert 0 < at_edge < 10
+
+
+@pytest.mark.parametrize("name", ["S", "P", "S.simple", "P.simple"])
+def test_the_equation_is_zero_at_the_best_step(name: str) -> None:
+    bound = BOUNDS[name]
+    least = bound.minimise("alpha")
+    values = unrolled_setting(np.random.default_rng(3), name) | {"T": 2000}
+    step, _ = least.at(**values)
+    assert step < 0.99 / values["L"]
+    near = np.array([1 - 1e-6, 1, 1 + 1e-6]) * step
+    left, middle, right = (
+        float(least.slope.subs({bound.symbol(key): each for key, each in known.items()}))
+        for known in (values | {"alpha": alpha} for alpha in near)
+    )
+    assert left < 0 < right
+    assert abs(middle) < 1e-4 * (right - left)
+
+
+def test_steps_that_are_worth_nothing() -> None:
+    values = {"L": 1, "c": 0.5, "T": 10, "sigma": 1, "B": 1, "p": 1}
+    for name in ("S", "P", "S.simple", "P.simple"):
+        start = {"Z_0" if name.startswith("S") else "Delta": 1e-3}
+        with pytest.raises(ValueError, match="no least value in α"):
+            BOUNDS[name].minimise("alpha").at(**values, **start)
+    with pytest.raises(ValueError, match="no rational function"):
+        BOUNDS["S"].minimise("c")
+
+
 @pytest.mark.parametrize("name", ["S", "P"])
-def test_the_equations_of_S_and_P_find_the_least_bound_of_a_grid(name: str) -> None:
-    L, c, start, T, sigma, B, p = 2.0, 0.3, 4.0, 60, 0.7, 0.4, 3
-    bound = BOUNDS[f"{name}.simple"]
-    key = "Z_0" if name == "S" else "Delta"
-    grid = np.geomspace(1e-3, 1, 400001) / L
-    known = {"L": L, "c": c, key: start, "T": T, "sigma": sigma, "B": B, "p": p}
-    best = grid[bound.curve(alpha=grid, **known).argmin()]
-    gain, scale = c**2 * T * (1 - best * c) ** (T - 1) * start, 1 if name == "S" else L / 2
-    assert gain == pytest.approx(scale * (sigma**2 / p + 2 * L * B**2 * best), rel=1e-3)
+def test_exact_sgd_s_best_step_is_closed(name: str) -> None:
+    """(1 − αc)^(T−1) = 1/(κT): the value of the closed form is the least of the simplified rate."""
+    bound: Bound = BOUNDS[f"{name}.optimal.exact"]
+    known = {"L": 2.0, "c": 0.3, "T": 60, "sigma": 0.7, "p": 3}
+    known["Z_0" if name == "S" else "Delta"] = 4.0
+    _, value = BOUNDS[f"{name}.simple"].put(B=0).minimise("alpha").at(**known)
+    assert bound.at(**known) == pytest.approx(value, rel=1e-12)
+    with pytest.raises(ValueError, match="κT > 1"):
+        bound.at(**known | {"sigma": 1e3})
 
 
 @pytest.mark.parametrize("step", ["textbook", "tuned"])
@@ -67,6 +131,18 @@ def test_horizons_are_where_the_ratio_to_exact_sgd_crosses(step: str) -> None:
     rate = BOUNDS["N"]
     known = {"alpha": alpha, "T": T, "L": L, "Delta": Delta, "sigma": sigma, "p": p}
     before, at, after = rate.curve(B=B, **known) / rate.curve(B=0, **known)
+    assert before > 1 + epsilon > after
+    assert at == pytest.approx(1 + epsilon)
+
+
+@pytest.mark.parametrize("step", ["textbook", "tuned"])
+def test_the_horizon_of_C_is_where_the_ratio_to_exact_sgd_crosses(step: str) -> None:
+    L, Z, sigma, B, p, epsilon = 1.3, 0.8, 0.6, 0.5, 4, 0.05
+    least = BOUNDS[f"C.horizon.{step}"].at(L=L, Z_0=Z, sigma=sigma, B=B, p=p, epsilon=epsilon)
+    T = np.array([0.99, 1.0, 1.01]) * least
+    alpha = np.sqrt(p / T) if step == "textbook" else np.sqrt(Z * p / T) / sigma
+    known = {"alpha": alpha, "T": T, "L": L, "Z_0": Z, "sigma": sigma, "p": p}
+    before, at, after = BOUNDS["C"].curve(B=B, **known) / BOUNDS["C"].curve(B=0, **known)
     assert before > 1 + epsilon > after
     assert at == pytest.approx(1 + epsilon)
 

@@ -12,7 +12,7 @@ import sympy as sp
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.convex import strongly_convex as strongly_convex_sharp
-from theory.claims.nonconvex import AVERAGE, descent_claim, telescope
+from theory.claims.nonconvex import AVERAGE, telescope
 from theory.claims.nonconvex import nonconvex as sharp_nonconvex
 from theory.claims.sgd import (
     CURVED,
@@ -24,6 +24,7 @@ from theory.claims.sgd import (
     XI,
     A,
     Z,
+    smooth,
     unroll,
 )
 from theory.gram import Scalar, inner, norm2, vector
@@ -81,9 +82,7 @@ def nonconvex() -> tuple[Proof, ...]:
     (1/T)Σ E‖∇f(x_t)‖² ≤ 4Δ/(αT) + 2L²α²B² + 6Lασ² + 6L³α³B²; at α = 1/√T, T ≥ 36L², this is
     4Δ/√T + 2L²B²/T + 6Lσ²/√T + 6L³B²/(T√T).
     """
-    update = (G1 + XI) * alpha
-    smooth = Hypothesis("f is L-smooth", f_x - inner(A, update) + L / 2 * norm2(update) - f_next)
-    thirds = split().claim.instance()
+    smoothness, thirds = smooth(G1 + XI), split().claim.instance()
     losses = (
         alpha**3 * L**2 * B**2 / 2,
         3 * L * alpha**2 * sigma**2 / 2,
@@ -91,16 +90,16 @@ def nonconvex() -> tuple[Proof, ...]:
     )
     spread = alpha / 2 * (1 + 3 * alpha * L)
     step = Certificate(
-        descent_claim(
+        Claim(
             "N.step.classic",
-            "E f(x⁺) ≤ f(x) − (α/4)‖∇f(x)‖² + (α/2)L²α²B² + (3/2)Lα²σ² + (3/2)L³α⁴B²",
-            alpha / 4,
-            losses,
-            (smooth, thirds, LIPSCHITZ1, ELASTIC1),
+            "p = 1: E f(x⁺) ≤ f(x) − (α/4)‖∇f(x)‖² + (α/2)L²α²B² + (3/2)Lα²σ² + (3/2)L³α⁴B²",
+            alpha / 4 * norm2(A),
+            (f_x - f_next, *losses),
+            (smoothness, thirds, LIPSCHITZ1, ELASTIC1),
             (SIXTH_STEP,),
         ),
         {
-            smooth.name: ONE,
+            smoothness.name: ONE,
             thirds.name: L * alpha**2 / 2,
             LIPSCHITZ1.name: spread,
             ELASTIC1.name: spread * L**2,
@@ -108,15 +107,15 @@ def nonconvex() -> tuple[Proof, ...]:
         ((alpha / 4 * (1 - 6 * alpha * L), A), (alpha / 2, G1)),
     )
     texts = (
-        "(α/4) Σ_{t<T} E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T(½L²α³B² + (3/2)Lα²σ² + (3/2)L³α⁴B²)",
-        "(1/T) Σ E‖∇f(x_t)‖² ≤ 4Δ/(αT) + 2L²α²B² + 6Lασ² + 6L³α³B²",
+        "p = 1: (α/4) Σ E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T(½L²α³B² + (3/2)Lα²σ² + (3/2)L³α⁴B²)",
+        "p = 1: (1/T) Σ E‖∇f(x_t)‖² ≤ 4Δ/(αT) + 2L²α²B² + 6Lασ² + 6L³α³B²",
     )
-    total, rate = telescope("N.classic", texts, step.claim, alpha / 4, losses)
+    total, rate = telescope(step.claim, texts, alpha / 4)
     tuned = rate.claim.instance({alpha: 1 / root_T})
     textbook = Certificate(
         Claim(
             "N.tuned.classic",
-            "α = 1/√T: (1/T) Σ E‖∇f(x_t)‖² ≤ 4Δ/√T + 2L²B²/T + 6Lσ²/√T + 6L³B²/(T√T)",
+            "p = 1, α = 1/√T: (1/T) Σ E‖∇f(x_t)‖² ≤ 4Δ/√T + 2L²B²/T + 6Lσ²/√T + 6L³B²/(T√T)",
             grad_sum / T,
             (
                 4 * Delta / root_T,
@@ -152,7 +151,7 @@ def strongly_convex() -> tuple[Proof, ...]:
     step = Certificate(
         Claim(
             "S.step.classic",
-            "E‖z⁺‖² ≤ (1 − αc + 3α²L²)‖z‖² + 3α²σ² + L²α³B²/c + 3L²α⁴B²",
+            "p = 1: E‖z⁺‖² ≤ (1 − αc + 3α²L²)‖z‖² + 3α²σ² + L²α³B²/c + 3L²α⁴B²",
             dist_next,
             ((1 - alpha * c + 3 * alpha**2 * L**2) * norm2(Z), *losses),
             (move, monotone, lipschitz, thirds, LIPSCHITZ1, ELASTIC1),
@@ -172,7 +171,7 @@ def strongly_convex() -> tuple[Proof, ...]:
     halved = Certificate(
         Claim(
             "S.half.classic",
-            "α ≤ c/(6L²): E‖z⁺‖² ≤ (1 − αc/2)‖z‖² + 3α²σ² + L²α³B²/c + 3L²α⁴B²",
+            "p = 1, α ≤ c/(6L²): E‖z⁺‖² ≤ (1 − αc/2)‖z‖² + 3α²σ² + L²α³B²/c + 3L²α⁴B²",
             dist_T1,
             ((1 - rate) * dist_T, *losses),
             (at_T, short),
@@ -181,12 +180,13 @@ def strongly_convex() -> tuple[Proof, ...]:
     )
     unrolled = unroll(
         "S.classic",
-        "E‖z_T‖² ≤ q‖z_0‖² + (1 − q)(6ασ²/c + 2L²α²B²/c² + 6L²α³B²/c),  q = (1 − αc/2)^T",
+        "p = 1, α ≤ c/(6L²): E‖z_T‖² ≤ q‖z_0‖² + (1 − q)(6ασ²/c + 2L²α²B²(1 + 3αc)/c²)",
         halved.claim.instance(),
         tuple(loss / rate for loss in losses),
         (dist_0, dist_T, dist_T1),
         (Condition("αc ≤ 2", 2 - alpha * c, alpha, 1 / alpha),),
         rate,
+        remark="q = (1 − αc/2)^T",
     )
     a = 2 * log_T / (c * T)
     floor = sp.Add(*losses) / rate
@@ -205,6 +205,7 @@ def strongly_convex() -> tuple[Proof, ...]:
             ),
             (at_log, power),
             (Condition("T ≥ ln T", T - log_T, T),),
+            remark="p = 1; α ≤ c/(6L²) is assumed: T ≥ 12κ² ln T, κ = L/c",
         ),
         {at_log.name: ONE, power.name: dist_0},
         ((decay * floor.subs(alpha, a), ONE),),
@@ -278,7 +279,7 @@ def compare_strongly_convex() -> tuple[Proof, ...]:
     )
     classic, classic_tuned = strongly_convex()[2:]
     faster, floors = slower.claim.instance(), build_up.claim.instance()
-    _, _, _, _, sharp, tuned, _, equal, _ = strongly_convex_sharp()
+    claims = {proof.claim.name: proof.claim for proof in strongly_convex_sharp()}
 
     def compare(
         name: str, kappa: str, sharp: Claim, smoothness: sp.Expr, *where: Condition
@@ -301,9 +302,9 @@ def compare_strongly_convex() -> tuple[Proof, ...]:
             {faster.name: dist_0 + excess, floors.name: floor + excess},
         )
 
-    order = compare("S.order", "κ > 1", sharp.claim, L, STRICTLY_CURVED, STEP)
-    round_order = compare("S.order.ball", "κ = 1", equal.claim, c, SHORTER)
-    start, *sharp_floor = _terms(tuned.claim, (p, 1))
+    order = compare("S.order", "κ > 1", claims["S"], L, STRICTLY_CURVED, STEP)
+    round_order = compare("S.order.ball", "κ = 1", claims["S.ball.run"], c, SHORTER)
+    start, *sharp_floor = _terms(claims["S.tuned"], (p, 1))
     sharp_textbook = start + 8 * sp.Add(*sharp_floor)
     rest = _parts(sp.Add(*classic_tuned.claim.rhs) - sharp_textbook)
     textbook = Certificate(
@@ -349,10 +350,12 @@ def bounds() -> tuple[Bound, ...]:
     _, _, rate, textbook = nonconvex()
     *_, unrolled, tuned = strongly_convex()
     distance = "E‖x_T − x*‖²"
-    at_log = Bound.of(tuned, f"{distance} at α = 2 ln T/(cT)")  # its first condition is T ≥ ln T
+    at_log = Bound.of(
+        tuned, f"{distance} at p = 1, α = 2 ln T/(cT)"
+    )  # its first condition is T ≥ ln T
     return (
-        Bound.of(rate, AVERAGE),
-        Bound.of(textbook, f"{AVERAGE} at α = 1/√T"),
-        Bound.of(unrolled, distance, values={decay: (1 - alpha * c / 2) ** T}),
+        Bound.of(rate, f"{AVERAGE} at p = 1"),
+        Bound.of(textbook, f"{AVERAGE} at p = 1, α = 1/√T"),
+        Bound.of(unrolled, f"{distance} at p = 1", values={decay: (1 - alpha * c / 2) ** T}),
         replace(at_log, conditions=at_log.conditions[1:]),
     )

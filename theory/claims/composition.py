@@ -11,7 +11,7 @@ import sympy as sp
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Hypothesis
 from theory.claims.constants import CONTRACTS, NORM_H, elastic, triangle, window
-from theory.gram import entry, norm2, vector
+from theory.gram import Vector, entry, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B1,
@@ -168,20 +168,46 @@ def then_contraction() -> tuple[Proof, ...]:
 def upstream() -> tuple[Proof, ...]:
     """A delay before a contraction adds; unbiased compression before anything scales M.
 
-    An in-order delay hands on single updates, so the contraction behind it holds |h₂| ≤ αB₂,
-    B₂ = Mρ/(1 − ρ), and in all h₂ + Σu: B₂ + τM. Compressed updates have |C(u)|² ≤ (1 + ω)α²M².
+    An in-order delay hands on single updates, one in each step, and holds the last n = τ of them;
+    so behind it |h₂⁺| ≤ ρ|h₂ + u| keeps |h₂| ≤ αB₂, B₂ = Mρ/(1 − ρ), and in all h₂ + Σu is held:
+    B₂ + τM. Compressed updates have |C(u)|² ≤ (1 + ω)α²M².
     """
-    behind = in_order()[0].claim.instance({B1: M * rho / (1 - rho)})
+    second, window_sum, next_second = vector("h₂"), vector("Σu"), vector("h₂⁺")
+    B2 = M * rho / (1 - rho)
+    shrinks = Hypothesis(
+        "|h₂⁺| ≤ ρ|h₂ + u|, u the update that arrives",
+        rho**2 * norm2(second + U) - norm2(next_second),
+    )
+    (w_h, w_u), squares = triangle([(second, alpha * B2), (U, alpha * M)])
+    arrives = Induction(
+        "chain.behind.held",
+        "updates arrive one by one, τ steps late or not: ‖h₂‖² ≤ α²(Mρ/(1 − ρ))²",
+        lambda h: (norm2(h), ((alpha * B2) ** 2,)),
+        start=(Vector(()),),
+        now=(second,),
+        following=(next_second,),
+        start_by=((), {}, ((ONE, alpha * B2),)),
+        step_by=(
+            (shrinks, BOUNDED),
+            {shrinks.name: ONE, SO_FAR: rho**2 * w_h, BOUNDED.name: rho**2 * w_u},
+            tuple((rho**2 * weight, v) for weight, v in squares),
+        ),
+        conditions=(CONTRACTS,),
+    )
+    late = window()[0].claim.instance({NORM_H: entry(window_sum, window_sum), share: ONE})
+    behind = arrives.claim.instance()
+    shares, squares = triangle([(second, alpha * B2), (window_sum, alpha * n * M)])
     delayed = Certificate(
         Claim(
             "chain.behind",
-            "delay τ, then a contraction: ‖h₂ + Σu‖² ≤ α²(Mρ/(1 − ρ) + τM)²",
-            norm2(Y),
-            ((alpha * (M * rho / (1 - rho) + tau * M)) ** 2,),
-            (behind,),
+            "delay n = τ, then a contraction: ‖h₂ + Σu‖² ≤ α²(Mρ/(1 − ρ) + nM)²",
+            norm2(second + window_sum),
+            ((alpha * (B2 + n * M)) ** 2,),
+            (behind, late),
             (CONTRACTS,),
         ),
-        {behind.name: ONE},
+        dict(zip((behind.name, late.name), shares, strict=True)),
+        squares,
     )
     root = root_omega
     scaled = window()[0].claim.instance({M: root * M})
@@ -196,7 +222,7 @@ def upstream() -> tuple[Proof, ...]:
         ),
         {scaled.name: ONE},
     )
-    return (delayed, compressed)
+    return (arrives, delayed, compressed)
 
 
 def proofs() -> tuple[Proof, ...]:
@@ -208,13 +234,13 @@ def bounds() -> tuple[Bound, ...]:
     """Return the elastic constants of chains."""
     fixed, _, sharp, random = in_order()
     second = M * rho / (1 - rho)
-    behind, compressed = upstream()
+    _, behind, compressed = upstream()
     in_all = B1**2 + 2 * B1 * M * mean_N + M**2 * square_N
     return (
         elastic(fixed, B1, tau * M, kind="tight"),
         elastic(sharp, sp.sqrt(in_all), kind="tight"),
         elastic(random, B1, M * root_N),
         elastic(then_contraction()[0], B1, second, 2 * B1 * rho / (1 - rho), kind="tight"),
-        elastic(behind, second, tau * M, kind="tight"),
+        elastic(behind, second, n * M, kind="tight", values={n: tau}),
         elastic(compressed, root_omega * n * share * M, kind="tight"),
     )

@@ -5,7 +5,6 @@ A biased compressor may stop far from a stationary point: a γ-contraction leave
 there is no floor, at the price of a term that is never larger if αL ≤ 1/2.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import sympy as sp
@@ -13,10 +12,10 @@ import sympy as sp
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.constants import ROOT_CONTRACTS
-from theory.claims.nonconvex import AVERAGE
-from theory.claims.sgd import BELOW, HALF_STEP, NORM_A, ONE, QUIET, STRICT_STEP, XI, A
-from theory.gram import Base, Scalar, Vector, inner, mean, norm2, vector
-from theory.induction import SO_FAR, Induction, Proof
+from theory.claims.nonconvex import AVERAGE, telescope
+from theory.claims.sgd import HALF_STEP, ONE, QUIET, STRICT_STEP, XI, A, smooth
+from theory.gram import mean, norm2, per_worker
+from theory.induction import Proof
 from theory.symbols import (
     Delta,
     L,
@@ -24,92 +23,22 @@ from theory.symbols import (
     alpha,
     d,
     excess,
-    f_0,
     f_next,
-    f_star,
-    f_T,
-    f_T1,
     f_x,
     gamma,
     grad_sum,
-    grad_T,
     k,
     noise_size,
     p,
     root_gamma,
     root_p,
     sigma,
-    steps,
 )
 
 CONTRACTS = Condition("γ < 1", 1 - gamma, gamma, 1 / gamma, strict=True)
-SENDS_LESS = Condition("k ≤ d", d - k, d)
-LONGEST_STEP = Condition("αL ≤ 2", 2 - alpha * L, alpha, 1 / alpha)
-DOUBLE_STEP = Condition("αL < 2", 2 - alpha * L, alpha, 1 / alpha, strict=True)
-GAP = Hypothesis("Δ ≥ f(x_0) − f*", Delta - f_0 + f_star)
 
 # What a worker's compressor leaves out: it depends on the noise.
-LEFT_OUT = Vector(((Base("r~", deviation=True), ONE),))  # r_i − mean r
-LEFT = vector("r", after=XI) + LEFT_OUT
-
-
-def smooth(update: Vector) -> Hypothesis:
-    """Return f(x⁺) ≤ f(x) − α⟨∇f(x), u⟩ + (L/2)α²‖u‖² for x⁺ = x − αu."""
-    expr = f_x - alpha * inner(A, update) + L / 2 * alpha**2 * norm2(update) - f_next
-    return Hypothesis("f is L-smooth", expr)
-
-
-def telescoped(
-    step: Certificate,
-    texts: tuple[str, str],
-    progress: Sequence[tuple[sp.Expr, sp.Symbol, sp.Symbol]],
-    scale: sp.Expr,
-    conditions: tuple[Condition, ...],
-) -> tuple[Induction, Certificate]:
-    """Sum Σ factor·term ≤ f(x) − E f(x⁺) + noise over T steps, and divide by T·scale.
-
-    Args:
-        step: the proof of a step.
-        texts: the statements of the sum and of the rate.
-        progress: (factor, term at step T, sum of its values so far) of each term.
-        scale: positive; the rate bounds (1/T) Σ (factor/scale)·term.
-        conditions: the rate's.
-    """
-    claim = step.claim
-    at_T = claim.instance({f_x: f_T, f_next: f_T1, NORM_A: grad_T})
-    factors, now, sums = zip(*progress, strict=True)
-    noise = tuple(sp.sympify(term) for term in claim.rhs[1:])
-
-    def state(t: Scalar, f: sp.Expr, *totals: sp.Expr) -> tuple[sp.Expr, tuple[sp.Expr, ...]]:
-        moved = sp.Add(*(factor * total for factor, total in zip(factors, totals, strict=True)))
-        return moved, (f_0 - f, *(t * term for term in noise))
-
-    name = claim.name.removesuffix(".step")
-    total = Induction(
-        f"{name}.sum",
-        texts[0],
-        state,
-        start=(0, f_0, *(0 for _ in sums)),
-        now=(steps, f_T, *sums),
-        following=(steps + 1, f_T1, *(a + b for a, b in zip(sums, now, strict=True))),
-        start_by=((), {}, ()),
-        step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
-        conditions=claim.conditions,
-    )
-    summed = total.claim.instance({steps: T})
-    left = sp.Add(*(factor / scale * x for factor, _, x in progress))
-    rate = Certificate(
-        Claim(
-            name,
-            texts[1],
-            left / T,
-            (Delta / (scale * T), *(term / scale for term in noise)),
-            (summed, BELOW, GAP),
-            conditions,
-        ),
-        {hypothesis: 1 / (scale * T) for hypothesis in (summed.name, BELOW.name, GAP.name)},
-    )
-    return total, rate
+LEFT = per_worker("r", after=XI)
 
 
 def no_feedback() -> tuple[Proof, ...]:
@@ -146,19 +75,18 @@ def no_feedback() -> tuple[Proof, ...]:
                 alpha / 2 * (weight - m),
                 mean(LEFT, p) - A * ((1 - m) / (weight - m)) + mean(XI, p) * (m / (weight - m)),
             ),
-            (alpha / 2 * weight, LEFT_OUT),
+            (alpha / 2 * weight, LEFT - mean(LEFT, p)),
             (alpha / 2 * excess * spare / (weight - m), A),
         ),
     )
-    total, rate = telescoped(
-        step,
+    total, rate = telescope(
+        step.claim,
         (
             "(α/2)(1 − γ) Σ_{t<T} E‖∇f‖² ≤ f(x_0) − E f(x_T) + T·(noise of a step)",
             "(1/T) Σ E‖∇f‖² ≤ [2Δ/(αT) + (1 + u)(γ + (αL/p)/(1 + u − αL))σ²]/(1 − γ)",
         ),
-        [(slope, grad_T, grad_sum)],
         slope,
-        (STRICT_STEP, replace(fits, text="γ(1 − αL + u) < 1 − αL", strict=True)),
+        conditions=(STRICT_STEP, replace(fits, text="γ(1 − αL + u) < 1 − αL", strict=True)),
     )
     plain = rate.claim.instance({excess: sp.S.Zero})
     short = Certificate(

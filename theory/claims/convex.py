@@ -208,7 +208,17 @@ def strongly_convex() -> tuple[Proof, ...]:
             (alpha**2, SPREAD),
         ),
     )
-    return (step, equal, order, attained, unrolled, tuned, weak, equal_run, equal_tuned)
+    weak_run = unroll(
+        "S.weak.run",
+        "E‖z_T‖² ≤ q‖z_0‖² + (1 − q)(2ασ²/(cp) + 2(2L + c)α²B²/c),  q = (1 − αc/2)^T",
+        weak.claim.instance(DISTANCE_AT_T),
+        (2 * alpha * sigma**2 / (c * p), 2 * (2 * L + c) * alpha**2 * B**2 / c),
+        (dist_0, dist_T, dist_T1),
+        (HALF_STEP, Condition("αc ≤ 2", 2 - alpha * c, c, 1 / c)),
+        alpha * c / 2,
+    )
+    steps_of = (step, equal, order, attained, unrolled, tuned, weak)
+    return (*steps_of, equal_run, equal_tuned, weak_run)
 
 
 def convex() -> tuple[Proof, ...]:
@@ -268,11 +278,13 @@ def proofs() -> tuple[Proof, ...]:
 
 def bounds() -> tuple[Bound, ...]:
     """Return the rates S, S at the textbook step size, S where L = c, and C."""
-    _, _, _, _, unrolled, tuned, _, equal, _ = strongly_convex()
+    _, _, _, _, unrolled, tuned, _, equal, equal_tuned, weak = strongly_convex()
     distance, power = "E‖x_T − x*‖²", {decay: (1 - alpha * c) ** T}
     return (
         Bound.of(unrolled, distance, values=power),
         Bound.of(tuned, f"{distance} at α = ln T/(cT)"),
         Bound.of(equal, f"{distance} where L = c", values=power),
+        Bound.of(equal_tuned, f"{distance} where L = c, at α = ln T/(cT)"),
+        Bound.of(weak, distance, name="S.weak", values={decay: (1 - alpha * c / 2) ** T}),
         Bound.of(convex()[2], "(1/T) Σ E[f(v_t) − f*]"),
     )

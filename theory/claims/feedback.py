@@ -210,5 +210,5 @@ def proofs() -> tuple[Proof, ...]:
 
 def bounds() -> tuple[Bound, ...]:
     """Return the rates with feedback, alone and before a delay."""
-    plain, textbook, _, both, wide, delayed, _ = with_feedback()
-    return tuple(rate_bound(proof) for proof in (plain, textbook, both, wide, delayed))
+    *rates, _ = with_feedback()
+    return tuple(rate_bound(proof) for proof in rates)

@@ -1,16 +1,21 @@
 """From when on a relaxation costs next to nothing.
 
 Exact SGD's bound is the one with B = 0. A relaxed bound is within 1 + ε of it from some number of
-steps on, at the textbook step size and at exact SGD's best one.
+steps on, at the textbook step size and at exact SGD's best one: N, W and C. The horizons of S and P
+are in `unrolled_horizons`.
 """
+
+from typing import NamedTuple
 
 import sympy as sp
 
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.claims.convex import strongly_convex
+from theory.claims.convex import convex
 from theory.claims.nonconvex import nonconvex
-from theory.claims.sgd import ONE, STRICTLY_CURVED
+from theory.claims.resent import held
+from theory.claims.sgd import ONE, STEP, STRICT_STEP
+from theory.claims.step_sizes import NOISE_HELD
 from theory.induction import Proof
 from theory.symbols import (
     B,
@@ -19,14 +24,9 @@ from theory.symbols import (
     T,
     alpha,
     best,
-    c,
     dist_0,
-    dist_T,
     drift_cost,
     epsilon,
-    least,
-    log_least,
-    log_T,
     noise_cost,
     noise_held,
     noisy,
@@ -37,123 +37,202 @@ from theory.symbols import (
     start_cost,
 )
 
+Conditions = tuple[Condition, ...]
+Relations = tuple[tuple[sp.Symbol, sp.Expr], ...]
+
 ROOT = ((root_pT, root_pT**2 - p * T),)
-ELASTIC_DRIFT = L**2 * B**2
-DELAYED_DRIFT = 2 * L**2 * noisy**2 * noise_held
-"""The coefficient of α² in N, and where noise is held but no second moment is bounded (W)."""
+BOOK = p / root_pT
+"""The textbook step size, √(p/T)."""
 
 
-def textbook(name: str, drift: sp.Expr, horizon: str, rate: Claim | None) -> tuple[Proof, ...]:
-    """At α = √(p/T): T ≥ C²p³/(ε²(2Δ + Lσ²)²) if and only if Cp/T ≤ ε(2Δ + Lσ²)/√(pT).
+class System(NamedTuple):
+    """A rate 2Δ/(αT) + Lασ²/p + Cα², and what its horizons ask of T, for a reader."""
+
+    name: str
+    rate: Claim
+    drift: sp.Expr  # C
+    for_T: Conditions
+    for_alpha: Conditions
+    meaning: Relations  # of symbols in C
+    book: str
+    best: str
+
+
+SYSTEMS = (
+    System(
+        "N",
+        nonconvex()[2].claim,
+        L**2 * B**2,
+        (Condition("√(pT) ≥ Lp", root_pT - L * p, root_pT),),
+        (STEP,),
+        (),
+        "T ≥ L⁴B⁴p³/(ε²(2Δ + Lσ²)²)",
+        "T ≥ ΔLB⁴p³/(2ε²σ⁶)",
+    ),
+    System(
+        "W",
+        held()[0].claim,
+        L**2 * noisy**2 * noise_held,
+        (),
+        (),
+        ((noise_held, noise_held - NOISE_HELD),),
+        "T ≥ L⁴σ⁴n₁²p³/(ε²(2Δ + Lσ²)²)",
+        "T ≥ ΔLn₁²p³/(2ε²σ²)",
+    ),
+)
+
+
+def horizon(
+    name: str,
+    at: str,
+    long: Hypothesis,
+    rate: Hypothesis,
+    *,
+    limit: str,
+    exact: tuple[sp.Expr, ...],
+    drift: sp.Expr,
+    factor: sp.Expr,
+    conditions: Conditions,
+    relations: Relations,
+    meaning: Relations = (),
+    clear: sp.Expr = ONE,
+) -> tuple[Proof, ...]:
+    """A rate is within 1 + ε of exact SGD's if, and only if, T is large: C ≤ εE where it is E + C.
 
     Args:
         name: of the claim; the converse is `name.least`.
-        drift: C, the coefficient of α² in the bound.
-        horizon: the condition on T, for a reader.
-        rate: what is at most (2Δ + Lσ²)/√(pT) + Cp/T; that itself if None.
+        at: the step size, for a reader.
+        long: what is asked of T: T − something.
+        rate: that something is at most E + C.
+        limit: E, for a reader.
+        exact: E, term by term.
+        drift: C.
+        factor: (εE − C)/(T − something), positive.
+        conditions: where the rate holds.
+        relations: what defines the step size.
+        meaning: what defines other symbols of C, for the rate.
+        clear: a denominator of C, positive where the rate holds; the converse is free of it.
     """
-    cost, r = 2 * Delta + L * noisy**2, root_pT
-    exact = cost / r
-    needed = drift**2 * p**3 / (epsilon**2 * cost**2)
-    long = Hypothesis(horizon, T - needed)
-    both = epsilon * cost * r + drift * p**2
-    lhs, hypotheses, weights = exact + drift * p / T, (), {}
-    conditions: tuple[Condition, ...] = ()
-    if rate is not None:
-        at_noise = rate.instance({sigma: noisy})
-        lhs, hypotheses, weights = rate.lhs, (at_noise,), {at_noise.name: ONE}
-        conditions = rate.conditions
     within = Certificate(
         Claim(
             name,
-            f"α = √(p/T), {horizon}: {name[0]} ≤ (1 + ε)(2Δ + Lσ²)/√(pT)",
-            lhs,
-            ((1 + epsilon) * 2 * Delta / r, (1 + epsilon) * L * noisy**2 / r),
-            (*hypotheses, long),
+            f"{at}, {long.name}: {name[0]} ≤ (1 + ε){limit}",
+            rate.source.lhs if rate.source else 0,
+            tuple((1 + epsilon) * term for term in exact),
+            (rate, long),
             conditions,
-            ROOT,
+            (*relations, *meaning),
         ),
-        {**weights, long.name: p * epsilon**2 * cost**2 / (r**2 * both)},
+        {rate.name: ONE, long.name: factor},
     )
-    small = Hypothesis("relaxation ≤ ε · the rest of the bound", epsilon * exact - drift * p / T)
+    spare = sp.cancel(clear * (epsilon * sp.Add(*exact) - drift))
+    small = Hypothesis("relaxation ≤ ε · the rest of the bound", spare)
     converse = Certificate(
         Claim(
             f"{name}.least",
-            f"α = √(p/T), {name[0]} within 1 + ε of exact SGD's bound: {horizon}",
+            f"{at}, {name[0]} within 1 + ε of exact SGD's bound: {long.name}",
             -T,
-            (-needed,),
+            (long.expr - T,),
             (small,),
             (),
-            ROOT,
+            relations,
         ),
-        {small.name: r**2 * both / (p * epsilon**2 * cost**2)},
+        {small.name: 1 / (factor * clear)},
     )
     return (within, converse)
 
 
-def tuned(name: str, drift: sp.Expr, horizon: str, rate: Claim | None) -> tuple[Proof, ...]:
+def textbook(system: System) -> tuple[Proof, ...]:
+    """At α = √(p/T): T ≥ C²p³/(ε²(2Δ + Lσ²)²) if and only if Cp/T ≤ ε(2Δ + Lσ²)/√(pT)."""
+    cost, r, drift = 2 * Delta + L * noisy**2, root_pT, system.drift
+    both = epsilon * cost * r + drift * p**2
+    return horizon(
+        f"{system.name}.horizon.textbook",
+        "α = √(p/T)",
+        Hypothesis(system.book, T - drift**2 * p**3 / (epsilon**2 * cost**2)),
+        system.rate.instance({alpha: BOOK, sigma: noisy}),
+        limit="(2Δ + Lσ²)/√(pT)",
+        exact=(2 * Delta / r, L * noisy**2 / r),
+        drift=drift * p / T,
+        factor=p * epsilon**2 * cost**2 / (r**2 * both),
+        conditions=system.for_T,
+        relations=ROOT,
+        meaning=system.meaning,
+    )
+
+
+def tuned(system: System) -> tuple[Proof, ...]:
     """At exact SGD's best step, α² = 2Δp/(LTσ²): T ≥ ΔC²p³/(2ε²L³σ⁶), if and only if.
 
     Exact SGD's bound is 2Lασ²/p there, and the relaxed one Cα² more.
-
-    Args:
-        name: of the claim; the converse is `name.least`.
-        drift: C, the coefficient of α² in the bound.
-        horizon: the condition on T, for a reader.
-        rate: what is at most 2Δ/(αT) + Lασ²/p + Cα²; that itself if None.
     """
-    exact = 2 * L * alpha * noisy**2 / p
+    drift = system.drift
     needed = sp.cancel(Delta * drift**2 * p**3 / (2 * epsilon**2 * L**3 * noisy**6))
-    long = Hypothesis(horizon, T - needed)
-    # T − needed is a difference of squares; this is the quotient by ε·exact − Cα².
-    quotient = p * T * (2 * epsilon * L * noisy**2 + alpha * drift * p)
-    quotient /= alpha * 4 * epsilon**2 * L**2 * noisy**4
-    best_for_exact = ((Delta, Delta - L * T * noisy**2 * alpha**2 / (2 * p)),)
-    lhs = 2 * Delta / (alpha * T) + L * alpha * noisy**2 / p + drift * alpha**2
-    hypotheses, weights, conditions = (), {}, ()
-    if rate is not None:
-        at_noise = rate.instance({sigma: noisy})
-        lhs, hypotheses, weights = rate.lhs, (at_noise,), {at_noise.name: ONE}
-        conditions = rate.conditions
-    within = Certificate(
-        Claim(
-            name,
-            f"α = √(2Δp/(LTσ²)), {horizon}: {name[0]} ≤ (1 + ε)·2Lασ²/p",
-            lhs,
-            ((1 + epsilon) * exact,),
-            (*hypotheses, long),
-            conditions,
-            best_for_exact,
-        ),
-        {**weights, long.name: 1 / quotient},
+    # T − needed is a difference of squares.
+    other = 2 * epsilon * L * noisy**2 + alpha * drift * p
+    return horizon(
+        f"{system.name}.horizon.tuned",
+        "α = √(2Δp/(LTσ²))",
+        Hypothesis(system.best, T - needed),
+        system.rate.instance({sigma: noisy}),
+        limit="·2Lασ²/p",
+        exact=(2 * L * alpha * noisy**2 / p,),
+        drift=drift * alpha**2,
+        factor=alpha * 4 * epsilon**2 * L**2 * noisy**4 / (p * T * other),
+        conditions=system.for_alpha,
+        relations=((Delta, Delta - L * T * noisy**2 * alpha**2 / (2 * p)),),
+        meaning=system.meaning,
     )
-    small = Hypothesis("relaxation ≤ ε · the rest of the bound", epsilon * exact - drift * alpha**2)
-    converse = Certificate(
-        Claim(
-            f"{name}.least",
-            f"α = √(2Δp/(LTσ²)), {name[0]} within 1 + ε of exact SGD's bound: {horizon}",
-            -T,
-            (-needed,),
-            (small,),
-            (),
-            best_for_exact,
+
+
+def convex_horizons() -> tuple[Proof, ...]:
+    """C, whose relaxation costs Lα²B²/(2(1 − αL)): if and only if, at both steps.
+
+    At α = √(p/T), T ≥ pL²(1 + B²p/(ε(‖z_0‖² + σ²)))²; at exact SGD's best, α = ‖z_0‖√p/(σ√T),
+    T ≥ (‖z_0‖²pL²/σ²)(1 + B²p/(2εσ²))².
+    """
+    rate, r, cost = convex()[2].claim, root_pT, dist_0 + noisy**2
+    root = L * p * (1 + B**2 * p / (epsilon * cost))  # of T: √(pT) is at least this
+    ratio = alpha * L * (1 + B**2 * p / (2 * epsilon * noisy**2))  # at most 1
+    step = L * alpha**2 * B**2 / (2 * (1 - alpha * L))
+    needed = dist_0 * p * L**2 / noisy**2 * (1 + B**2 * p / (2 * epsilon * noisy**2)) ** 2
+    return (
+        *horizon(
+            "C.horizon.textbook",
+            "α = √(p/T)",
+            Hypothesis("T ≥ pL²(1 + B²p/(ε(‖z_0‖² + σ²)))²", T - root**2 / p),
+            rate.instance({alpha: BOOK, sigma: noisy}),
+            limit="(‖z_0‖² + σ²)/(2√(pT))",
+            exact=(dist_0 / (2 * r), noisy**2 / (2 * r)),
+            drift=step.subs(alpha, BOOK),
+            factor=epsilon * cost * p / (2 * r * (r - L * p) * (r + root)),
+            conditions=(Condition("√(pT) > Lp", r - L * p, r, strict=True),),
+            relations=ROOT,
+            clear=r - L * p,
         ),
-        {small.name: quotient},
+        *horizon(
+            "C.horizon.tuned",
+            "α = ‖z_0‖√p/(σ√T)",
+            Hypothesis("T ≥ (‖z_0‖²pL²/σ²)(1 + B²p/(2εσ²))²", T - needed),
+            rate.instance({sigma: noisy}),
+            limit="ασ²/p",
+            exact=(alpha * noisy**2 / p,),
+            drift=step,
+            factor=alpha * epsilon * noisy**2 / (p * (1 - alpha * L) * T * (1 + ratio)),
+            conditions=(STRICT_STEP,),
+            clear=1 - alpha * L,
+            relations=((dist_0, dist_0 - T * noisy**2 * alpha**2 / p),),
+        ),
     )
-    return (within, converse)
 
 
 def horizons() -> tuple[Proof, ...]:
-    """The horizons of N and of its delayed form W, at the textbook and at exact SGD's best step."""
-    general, book = nonconvex()[2].claim, nonconvex()[4].claim
-    n = "T ≥ L⁴B⁴p³/(ε²(2Δ + Lσ²)²)"
-    w = "T ≥ 4L⁴σ⁴n₁²p³/(ε²(2Δ + Lσ²)²)"
-    return (
-        *textbook("N.horizon.textbook", ELASTIC_DRIFT, n, book),
-        *tuned("N.horizon.tuned", ELASTIC_DRIFT, "T ≥ ΔLB⁴p³/(2ε²σ⁶)", general),
-        *textbook("W.horizon.textbook", DELAYED_DRIFT, w, None),
-        *tuned("W.horizon.tuned", DELAYED_DRIFT, "T ≥ 2ΔLn₁²p³/(ε²σ²)", None),
-    )
+    """The horizons of N, W and C, at the textbook step and at exact SGD's best one.
+
+    N relies on a second moment (B = …M); W on none: whatever is held, then delayed (`W.held`).
+    """
+    smooth = [proof for system in SYSTEMS for proof in (*textbook(system), *tuned(system))]
+    return (*smooth, *convex_horizons())
 
 
 def retuned() -> tuple[Proof, ...]:
@@ -192,50 +271,13 @@ def retuned() -> tuple[Proof, ...]:
     return (within, more)
 
 
-def logarithmic() -> tuple[Proof, ...]:
-    """S at α = ln T/(cT): T ≥ Y ln T, Y = LB²p/(cεσ²); and T ≥ 2Y(ln(2Y) − 1) is enough for that.
-
-    The second for every Y, so for the longest step's Y = L/c too: ln lies below its tangent at 2Y.
-    """
-    book = strongly_convex()[5].claim.instance({sigma: noisy})
-    long = Hypothesis("T ≥ (LB²p/(cεσ²)) ln T", T - L * B**2 * p * log_T / (c * epsilon * noisy**2))
-    within = Certificate(
-        Claim(
-            "S.horizon",
-            "α = ln T/(cT), T ≥ (LB²p/(cεσ²)) ln T: E‖z_T‖² ≤ ‖z_0‖²/T + (1 + ε)σ² ln T/(c²pT)",
-            dist_T,
-            (dist_0 / T, (1 + epsilon) * noisy**2 * log_T / (c**2 * p * T)),
-            (book, long),
-            (STRICTLY_CURVED, Condition("cT ≥ L ln T", c * T - L * log_T, T)),
-        ),
-        {book.name: ONE, long.name: epsilon * noisy**2 * log_T / (c**2 * p * T**2)},
-    )
-    tangent = Hypothesis("ln T ≤ ln(2Y) + T/(2Y) − 1", log_least + T / (2 * least) - 1 - log_T)
-    enough = Hypothesis("T ≥ 2Y(ln(2Y) − 1)", T - 2 * least * (log_least - 1))
-    solved = Certificate(
-        Claim(
-            "horizon.log",
-            "T ≥ 2Y(ln(2Y) − 1): T ≥ Y ln T",
-            least * log_T,
-            (T,),
-            (tangent, enough),
-        ),
-        {tangent.name: least, enough.name: sp.S.Half},
-    )
-    return (within, solved)
-
-
 def proofs() -> tuple[Proof, ...]:
     """Return all proofs of this module, each after those it uses."""
-    return (
-        *horizons(),
-        *retuned(),
-        *logarithmic(),
-    )
+    return (*horizons(), *retuned())
 
 
 def bounds() -> tuple[Bound, ...]:
-    """Return the horizons of N and W, as lower bounds of the number of steps, and of S."""
+    """Return the horizons, as lower bounds of the number of steps."""
     listed = []
     for converse in horizons()[1::2]:
         (needed,) = converse.claim.rhs
@@ -243,4 +285,4 @@ def bounds() -> tuple[Bound, ...]:
         listed.append(
             Bound.of(converse, "T", -needed, name=name, kind="lower", link=lambda least: -least)
         )
-    return (*listed, Bound.of(logarithmic()[0], "E‖x_T − x*‖² at α = ln T/(cT)", needs=(B,)))
+    return tuple(listed)

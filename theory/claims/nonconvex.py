@@ -3,7 +3,7 @@
 One step is certified, then telescoped or unrolled; the assumptions are those of `sgd`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import sympy as sp
 
@@ -24,7 +24,7 @@ from theory.claims.sgd import (
     G,
     unroll,
 )
-from theory.gram import mean, norm2
+from theory.gram import Scalar, mean, norm2
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B,
@@ -55,64 +55,57 @@ DRIFT, NOISE = alpha**3 * L**2 * B**2 / 2, L * alpha**2 * sigma**2 / (2 * p)
 AVERAGE = "(1/T) Σ E‖∇f(x_t)‖²"
 
 
-def descent_claim(
-    name: str,
-    text: str,
-    weight: sp.Expr,
-    losses: tuple[sp.Expr, ...],
-    hypotheses: tuple[Hypothesis, ...],
-    conditions: tuple[Condition, ...],
-    remark: str = "",
-) -> Claim:
-    """Return the claim E f(x⁺) − f(x) + weight·‖∇f(x)‖² ≤ Σ losses."""
-    left = f_next - f_x + weight * norm2(A)
-    return Claim(name, text, left, losses, hypotheses, conditions, remark=remark)
-
-
 def telescope(
-    name: str,
-    texts: tuple[str, str],
     step: Claim,
-    weight: sp.Expr,
-    losses: Iterable[sp.Expr],
+    texts: tuple[str, str],
+    scale: sp.Expr,
+    progress: Sequence[tuple[sp.Expr, sp.Symbol, sp.Symbol]] = (),
+    conditions: tuple[Condition, ...] | None = None,
 ) -> tuple[Induction, Certificate]:
-    """Sum a `descent_claim` over T steps, and divide by weight·T.
+    """Sum Σ factor·term ≤ f(x) − E f(x⁺) + losses over T steps, and divide by scale·T.
 
     Args:
-        name: the rate's name; the sum is called `name.sum`.
-        texts: of the sum and of the rate.
-        step: the descent claim.
-        weight: its weight.
-        losses: its losses.
+        step: the claim of a step, "name.step"; on its right f(x) − E f(x⁺), then the losses.
+        texts: the statements of the sum, "name.sum", and of the rate, "name".
+        scale: positive.
+        progress: (factor, term at step T, sum of its values so far) of each term on the step's
+            left; if there are none, that is scale·E‖∇f(x)‖².
+        conditions: the rate's; the step's if None.
 
     Returns:
-        weight·Σ E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T Σ losses, and
-        (1/T) Σ E‖∇f(x_t)‖² ≤ Δ/(weight·T) + Σ losses/weight.
+        Σ factor·(sum of the term) ≤ f(x_0) − E f(x_T) + T Σ losses, and
+        (1/T) Σ (factor/scale)·(sum of the term) ≤ Δ/(scale·T) + Σ losses/scale.
     """
-    losses = tuple(losses)
+    name, losses = step.name.replace(".step", ""), tuple(sp.sympify(x) for x in step.rhs[1:])
+    factors, terms, sums = zip(*progress or [(scale, grad_T, grad_sum)], strict=True)
     at_T = step.instance(AT_T)
+
+    def state(t: Scalar, f: Scalar, *sums: Scalar) -> tuple[Scalar, tuple[Scalar, ...]]:
+        moved = sp.Add(*(factor * total for factor, total in zip(factors, sums, strict=True)))
+        return moved, (f_0 - f, *(t * loss for loss in losses))
+
     total = Induction(
         f"{name}.sum",
         texts[0],
-        lambda t, f, s: (weight * s + f - f_0, tuple(t * loss for loss in losses)),
-        start=(0, f_0, 0),
-        now=(steps, f_T, grad_sum),
-        following=(steps + 1, f_T1, grad_sum + grad_T),
+        state,
+        start=(0, f_0, *(0 for _ in sums)),
+        now=(steps, f_T, *sums),
+        following=(steps + 1, f_T1, *(so_far + x for so_far, x in zip(sums, terms, strict=True))),
         start_by=((), {}, ()),
         step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
         conditions=step.conditions,
     )
-    summed = total.claim.instance({steps: T})
+    parts = (total.claim.instance({steps: T}), BELOW, GAP)
     rate = Certificate(
         Claim(
             name,
             texts[1],
-            grad_sum / T,
-            (Delta / (weight * T), *(loss / weight for loss in losses)),
-            (summed, BELOW, GAP),
-            step.conditions,
+            sp.Add(*(f / scale * x for f, x in zip(factors, sums, strict=True))) / T,
+            (Delta / (scale * T), *(loss / scale for loss in losses)),
+            parts,
+            step.conditions if conditions is None else conditions,
         ),
-        {hypothesis.name: 1 / (weight * T) for hypothesis in (summed, BELOW, GAP)},
+        {hypothesis.name: 1 / (scale * T) for hypothesis in parts},
     )
     return total, rate
 
@@ -124,11 +117,11 @@ def nonconvex() -> tuple[Proof, ...]:
     2Δ/√(pT) + L²B²p/T + Lσ²/√(pT). Smoothness at x, and 2⟨a, g⟩ = ‖a‖² + ‖g‖² − ‖a − g‖².
     """
     step = Certificate(
-        descent_claim(
+        Claim(
             "N.step",
             "E f(x⁺) ≤ f(x) − (α/2)‖∇f(x)‖² + (α/2)L²α²B² + Lα²σ²/(2p)",
-            alpha / 2,
-            (DRIFT, NOISE),
+            alpha / 2 * norm2(A),
+            (f_x - f_next, DRIFT, NOISE),
             (SMOOTH, LIPSCHITZ, ELASTIC, QUIET),
             (STEP,),
         ),
@@ -144,7 +137,7 @@ def nonconvex() -> tuple[Proof, ...]:
         "(α/2) Σ_{t<T} E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ T((α/2)L²α²B² + Lα²σ²/(2p))",
         "(1/T) Σ E‖∇f(x_t)‖² ≤ 2Δ/(αT) + L²α²B² + Lασ²/p",
     )
-    total, rate = telescope("N", texts, step.claim, alpha / 2, (DRIFT, NOISE))
+    total, rate = telescope(step.claim, texts, alpha / 2)
     root = ((root_pT, root_pT**2 - p * T),)
     long = Hypothesis("T ≥ L²p", T - L**2 * p)
     horizon = Certificate(
@@ -179,11 +172,7 @@ def polyak_lojasiewicz() -> tuple[Proof, ...]:
             "P.step",
             "E f(x⁺) − f* ≤ (1 − αc)(f(x) − f*) + (α/2)L²α²B² + Lα²σ²/(2p)",
             f_next - f_star,
-            (
-                (1 - alpha * c) * (f_x - f_star),
-                alpha**3 * L**2 * B**2 / 2,
-                L * alpha**2 * sigma**2 / (2 * p),
-            ),
+            ((1 - alpha * c) * (f_x - f_star), DRIFT, NOISE),
             (descent, dominated),
             (STEP,),
         ),

@@ -195,7 +195,8 @@ def rate_bound(proof: Proof, *more: Condition, quantity: str = AVERAGE) -> Bound
 
 
 def bounds() -> tuple[Bound, ...]:
-    """Return the rates under delay, with own updates at once, and in flight."""
-    _, delay, own, flight = missing()
-    fits = Condition(IN_FLIGHT.name, IN_FLIGHT.expr, n)
-    return (rate_bound(delay), rate_bound(own), rate_bound(flight, fits))
+    """Return the rates for any delays and y, under delay, with own updates at once, in flight."""
+    any_y, delay, own, flight = missing()
+    (short,) = (h for h in any_y.claim.hypotheses if "1 − αL" in h.name)
+    fits, short = (Condition(h.name, h.expr, alpha) for h in (IN_FLIGHT, short))
+    return (rate_bound(any_y, short), rate_bound(delay), rate_bound(own), rate_bound(flight, fits))

@@ -4,13 +4,14 @@ The set I of a step must not look at its noise. It may look at the views (`parti
 whatever they are (`fresh`), which costs only time. The other assumptions are those of `sgd`.
 """
 
+import re
 from dataclasses import replace
 
 import sympy as sp
 
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.claims.nonconvex import AT_T, AVERAGE, DRIFT, GAP, NOISE, descent_claim, telescope
+from theory.claims.nonconvex import AT_T, AVERAGE, DRIFT, GAP, NOISE, telescope
 from theory.claims.sgd import (
     BELOW,
     ELASTIC,
@@ -23,6 +24,7 @@ from theory.claims.sgd import (
     A,
     E,
     G,
+    smooth,
 )
 from theory.gram import inner, mean, noise, norm2, per_worker
 from theory.induction import SO_FAR, Induction, Proof
@@ -33,6 +35,7 @@ from theory.symbols import (
     T,
     active,
     active_grad_sum,
+    active_mean,
     active_min,
     active_sum,
     alpha,
@@ -59,23 +62,22 @@ def partial() -> tuple[Proof, ...]:
     (1/T)Σ E‖∇f(x_t)‖² ≤ 2Δ/(αη_min T) + L²α²B²/η_min + Lασ²η̄/(η_min p). In the proof a mean is one
     over I; elasticity, a mean over all workers, then says η‖e‖² ≤ α²B².
     """
-    update = mean(G + XI, active * p) * (alpha * active)
-    smooth = Hypothesis("f is L-smooth", f_x - inner(A, update) + L / 2 * norm2(update) - f_next)
+    smoothness = smooth(mean(G + XI, active * p) * active)
     elastic = Hypothesis(ELASTIC.name, alpha**2 * B**2 - active * norm2(E))
     few = Condition("αηL ≤ 1", 1 - alpha * active * L, alpha, 1 / alpha)
     enough = Condition("η_min ≤ η", active - active_min, active_min, 1 / active_min)
     step = Certificate(
-        descent_claim(
+        Claim(
             "N.partial.step",
             "E f(x⁺) ≤ f(x) − (αη/2)‖∇f(x)‖² + (α/2)L²α²B² + Lα²ησ²/(2p)",
-            alpha * active / 2,
-            (DRIFT, active * NOISE),
-            (smooth, LIPSCHITZ, elastic, QUIET),
+            alpha * active / 2 * norm2(A),
+            (f_x - f_next, DRIFT, active * NOISE),
+            (smoothness, LIPSCHITZ, elastic, QUIET),
             (few,),
-            "attained by αηL = 1, f = (L/2)x², σ = 0, if the worst views take part",
+            remark="attained by αηL = 1, f = (L/2)x², σ = 0, if the worst views take part",
         ),
         {
-            smooth.name: ONE,
+            smoothness.name: ONE,
             LIPSCHITZ.name: alpha * active / 2,
             elastic.name: alpha / 2 * L**2,
             QUIET.name: L * alpha**2 * active / (2 * p),
@@ -183,22 +185,20 @@ def fresh() -> tuple[Proof, ...]:
     (1/T)Σ E‖∇f(x_t)‖² ≤ 2Δ/(αηT) + L²α²B² + Lασ²/p. In the proof E‖mean χg‖² ≤ η‖g‖².
     """
     taken, heard = per_worker("χg"), noise("χξ", active * variance)
-    update = mean(taken + heard, p) * alpha
-    smooth = Hypothesis("f is L-smooth", f_x - inner(A, update) + L / 2 * norm2(update) - f_next)
+    smoothness = smooth(mean(taken + heard, p))
     first = Hypothesis("E⟨∇f(x), χg⟩ = η⟨∇f(x), g⟩", inner(A, taken) - active * inner(A, G))
     second = Hypothesis("E‖χg‖² = η‖g‖²", active * norm2(G) - norm2(taken))
-    losses = (active * DRIFT, active * NOISE)
     step = Certificate(
-        descent_claim(
+        Claim(
             "N.fresh.step",
             "E f(x⁺) ≤ f(x) − η[(α/2)‖∇f(x)‖² − (α/2)L²α²B² − Lα²σ²/(2p)],  P(i ∈ I) = η",
-            alpha * active / 2,
-            losses,
-            (smooth, first, second, LIPSCHITZ, ELASTIC, QUIET),
+            alpha * active / 2 * norm2(A),
+            (f_x - f_next, active * DRIFT, active * NOISE),
+            (smoothness, first, second, LIPSCHITZ, ELASTIC, QUIET),
             (STEP,),
         ),
         {
-            smooth.name: ONE,
+            smoothness.name: ONE,
             first.name: alpha,
             second.name: L * alpha**2 / 2,
             LIPSCHITZ.name: alpha * active / 2,
@@ -214,7 +214,7 @@ def fresh() -> tuple[Proof, ...]:
         "η(α/2) Σ_{t<T} E‖∇f(x_t)‖² + E f(x_T) − f(x_0) ≤ ηT((α/2)L²α²B² + Lα²σ²/(2p))",
         "P(i ∈ I) = η: (1/T) Σ E‖∇f(x_t)‖² ≤ 2Δ/(αηT) + L²α²B² + Lασ²/p",
     )
-    total, rate = telescope("N.fresh", texts, step.claim, alpha * active / 2, losses)
+    total, rate = telescope(step.claim, texts, alpha * active / 2)
     # Two workers, noise ±σ; who draws the larger noise takes part. There Lx = −σ/2.
     x, up, down = -sigma / (2 * L), sp.Rational(3, 4), sp.Rational(1, 4)
     biased = Certificate(
@@ -237,13 +237,19 @@ def proofs() -> tuple[Proof, ...]:
 
 
 def bounds() -> tuple[Bound, ...]:
-    """Return the rates for a fixed share of the workers, at least half of them, and fresh ones."""
-    *_, fixed, half = partial()
-    # What holds of every step's share is asked of the smallest; that it is the smallest is no news.
-    at_half = Bound.of(half, AVERAGE, values={active: active_min})
-    asked = tuple(condition for condition in at_half.conditions if condition.expr != 0)
+    """Return the rates for any shares of the workers, a fixed one, half or more, and fresh ones."""
+    *_, rate, fixed, half = partial()
+    average = {active: active_mean, active_sum: active_mean * T}
     return (
+        _asked(Bound.of(rate, AVERAGE, values=average), active_mean),
         Bound.of(fixed, AVERAGE),
-        replace(at_half, conditions=asked),
+        _asked(Bound.of(half, AVERAGE, values={active: active_min}), active_min),
         Bound.of(fresh()[2], AVERAGE, where=(SHARE,)),
     )
+
+
+def _asked(bound: Bound, share: sp.Symbol) -> Bound:
+    """Ask of this share what holds of every step's; that it is at least itself is no news."""
+    asked = [condition for condition in bound.conditions if condition.expr != 0]
+    asked = [replace(each, text=re.sub(r"η(?!_)", share.name, each.text)) for each in asked]
+    return replace(bound, conditions=tuple(asked))

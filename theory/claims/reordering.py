@@ -35,31 +35,35 @@ from theory.symbols import (
 def any_masks() -> tuple[Proof, ...]:
     """Any masks: parts of the last τ messages, coordinate by coordinate: B = τM + (τ + 1)B₁.
 
-    From new to old: with D_s the mask of message s, h₁ and Σ D_s m_s make Σ D_s u_s, and
-    (D_{s+1} − D_s)h₁ at every step. The claim is about the sum without the h₁ at its old end and
-    with any multiple E of it instead, of entries −1, 0 or 1.
+    From new to old: what is held is S = h₁ + Σ D_s m_s, m_s = u_s + h₁ − h₁⁺, D_s the mask of
+    message s. The sum is followed without D'h₁ of its old end, D' the mask of the message that
+    comes next: then a step adds Du and (D − D')h₁. At the end D' = 0, as older messages are not
+    held, and it is S.
     """
-    masked = vector("Du")
-    now, old, end = vector("Dh₁⁺"), vector("Dh₁"), vector("Eh₁")
+    masked, start = vector("Du"), vector("newest h₁") - vector("its Dh₁")
+    now, old, later = vector("Dh₁⁺"), vector("Dh₁"), vector("D'h₁")
     radius = alpha * (tau * M + (tau + 1) * B1)
+    end = old - later
     shares, squares = triangle([(Y, radius), (masked, alpha * M), (end, alpha * B1)])
     update = Hypothesis("|Du| ≤ αM for masks D", (alpha * M) ** 2 - norm2(masked))
-    residual = Hypothesis("|Eh₁| ≤ αB₁ for masks ±D", (alpha * B1) ** 2 - norm2(end))
+    residual = Hypothesis("|(D − D')h₁| ≤ αB₁ for masks D, D'", (alpha * B1) ** 2 - norm2(end))
+    first = Hypothesis("|(1 − D)h₁| ≤ αB₁ for masks D", (alpha * B1) ** 2 - norm2(start))
     return (
         Induction(
             "chain.masks",
-            "any parts of the last τ messages held: ‖h₁ + ΣDm‖² ≤ α²(τM + (τ + 1)B₁)²",
+            "any parts of the last τ messages held: ‖h₁ + ΣDm − D'h₁‖² ≤ α²(τM + (τ + 1)B₁)²",
             lambda h, k: (norm2(h), ((alpha * (k * M + (k + 1) * B1)) ** 2,)),
-            start=(end, ZERO),
+            start=(start, ZERO),
             now=(Y, tau),
-            # Y has −Dh₁⁺ at its end; the message is D(u + h₁ − h₁⁺); its own Dh₁ becomes Eh₁.
-            following=((Y + now) + (masked + old - now) - old + end, tau + 1),
-            start_by=((residual,), {residual.name: ONE}, ()),
+            # Y is S − Dh₁⁺; to S comes D(u + h₁ − h₁⁺).
+            following=((Y + now) + (masked + old - now) - later, tau + 1),
+            start_by=((first,), {first.name: ONE}, ()),
             step_by=(
                 (update, residual),
                 dict(zip((SO_FAR, update.name, residual.name), shares, strict=True)),
                 squares,
             ),
+            remark="D' = 0 at the end: messages older than the last τ are not held",
         ),
     )
 
@@ -67,14 +71,16 @@ def any_masks() -> tuple[Proof, ...]:
 def masks_sharp() -> tuple[Proof, ...]:
     """Any masks, sharper: B₁ + τ√(M² + 2B₁²), and τM/√2 + (τ + 1)B₁ where B₁ ≥ M/√2.
 
-    Let y be the unit vector along the sum, K = 1 − D and a = ‖Ky‖². Holding less of u makes room
-    for more of h₁: |Dy|² = 1 − a⁺, but E = D − D⁺ has |Ey|² ≤ a + a⁺, and ≤ 1. So a step adds
+    Let y be the unit vector along S = h₁ + Σ D_s m_s, K = 1 − D and a = ‖Ky‖². Holding less of u
+    makes room for more of h₁: |Dy|² = 1 − a⁺, but E = D⁻ − D, D⁻ the mask of the message before,
+    has |Ey|² ≤ a + a⁺, and ≤ 1. Without the old end, ⟨h₁, Dy⟩, a step adds ⟨u, Dy⟩ + ⟨h₁, Ey⟩, so
     M√(1 − a⁺) + B₁|Ey| at most, whose tangent at the best a telescopes in a.
     """
-    first, kept, changed = vector("h₁"), vector("Dy"), vector("Ey")
+    first, older, kept, before = vector("h₁"), vector("h₁⁻"), vector("Dy"), vector("D⁻y")
+    changed = before - kept
     covers = Hypothesis("‖Dy‖² = 1 − ‖Ky‖²", 1 - let_next - norm2(kept))
-    apart = Hypothesis("‖(D − D⁺)y‖² ≤ ‖Ky‖² + ‖K⁺y‖²", let_by + let_next - norm2(changed))
-    unit = Hypothesis("‖(D − D⁺)y‖² ≤ 1", 1 - norm2(changed))
+    apart = Hypothesis("‖(D⁻ − D)y‖² ≤ ‖K⁻y‖² + ‖Ky‖²", let_by + let_next - norm2(changed))
+    unit = Hypothesis("‖(D⁻ − D)y‖² ≤ 1", 1 - norm2(changed))
     whole = Hypothesis("‖Dy‖² ≤ 1", 1 - norm2(kept))
 
     def steps_and_end(
@@ -89,7 +95,9 @@ def masks_sharp() -> tuple[Proof, ...]:
     ) -> tuple[Proof, ...]:
         """Prove h·y ≤ α(τ·per_step − slope·a), then add the old end's h₁."""
         on_u, on_h = weights  # ⟨u, v⟩ ≤ (‖u‖²/on_u + on_u‖v‖²)/2, and so for h₁
-        added = inner(first, changed) + inner(U, kept)
+        # S·y is along + ⟨h₁, D⁻y⟩; to S comes D(u + h₁⁻ − h₁), and its end is now Dh₁⁻.
+        message = U + older - first
+        added = inner(first, before) + inner(message, kept) - inner(older, kept)
         total = Induction(
             name + ".sum",
             text + " + ⟨h₁, Dy⟩",

@@ -13,7 +13,7 @@ assumed independent of the noise. x* minimises f; z = x − x*, w = v − x*, a 
 import sympy as sp
 
 from theory.certificate import Condition, Hypothesis
-from theory.gram import entry, inner, mean, noise, norm2, per_worker, vector
+from theory.gram import Vector, entry, inner, mean, noise, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction
 from theory.symbols import (
     B,
@@ -57,8 +57,15 @@ ELASTIC = Hypothesis("elastic consistency", alpha**2 * B**2 - norm2(E))
 BELOW = Hypothesis("f ≥ f*", f_T - f_star)
 
 
+def smooth(direction: Vector) -> Hypothesis:
+    """Return f(x⁺) ≤ f(x) − α⟨∇f(x), u⟩ + (L/2)α²‖u‖² for x⁺ = x − αu, u the direction."""
+    update = direction * alpha
+    bound = f_x - inner(A, update) + L / 2 * norm2(update)
+    return Hypothesis("f is L-smooth", bound - f_next)
+
+
 # What the steps assume, besides elasticity and noise.
-SMOOTH = Hypothesis("f is L-smooth", f_x - inner(A, UPDATE) + L / 2 * norm2(UPDATE) - f_next)
+SMOOTH = smooth(mean(G + XI, p))
 LIPSCHITZ = Hypothesis("∇f is L-Lipschitz", L**2 * norm2(E) - norm2(A - G))
 MOVE = Hypothesis("update", norm2(Z - UPDATE) - dist_next)  # or any step that ends nearer to x*
 CONVEX = Hypothesis(
@@ -78,6 +85,7 @@ def unroll(
     states: tuple[sp.Expr, sp.Expr, sp.Expr],
     conditions: tuple[Condition, ...],
     rate: sp.Expr = alpha * c,
+    remark: str = "",
 ) -> Induction:
     """Unroll u⁺ ≤ (1 − y)u + y·floor to u_T ≤ q u_0 + (1 − q)floor, q = (1 − y)^T, y the rate."""
     first, now, following = states
@@ -91,4 +99,5 @@ def unroll(
         start_by=((), {}, ()),
         step_by=((step,), {step.name: ONE, SO_FAR: 1 - rate}, ()),
         conditions=conditions,
+        remark=remark,
     )

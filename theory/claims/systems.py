@@ -97,22 +97,34 @@ def shared_memory() -> tuple[Proof, ...]:
 def in_flight() -> tuple[Proof, ...]:
     """Asynchronous SGD: at a read n other gradients are in flight: B = nM, whatever the delays.
 
-    Steps are numbered by reads, and who is how late does not depend on the gradients.
+    Steps are numbered by reads, and who is how late does not depend on the gradients. A gradient
+    that is at most τ steps late is in flight at τ reads at most: then n ≤ τ, and B = τM.
     """
     held = window()[0].claim.instance({share: ONE})
-    return (
-        Certificate(
-            Claim(
-                "asynchronous",
-                "n gradients in flight at every read, any oblivious delays: ‖h‖² ≤ α²(nM)²",
-                NORM_H,
-                (n**2 * SIZE2,),
-                (held,),
-                remark="n workers that read what they have just updated: n − 1 are in flight",
-            ),
-            {held.name: ONE},
+    flight = Certificate(
+        Claim(
+            "asynchronous",
+            "n gradients in flight at every read, any oblivious delays: ‖h‖² ≤ α²(nM)²",
+            NORM_H,
+            (n**2 * SIZE2,),
+            (held,),
+            remark="n workers that read what they have just updated: n − 1 are in flight",
         ),
+        {held.name: ONE},
     )
+    few = Hypothesis("at most τ late, so n ≤ τ in flight: one is read in each step", tau - n)
+    in_all = flight.claim.instance()
+    late = Certificate(
+        Claim(
+            "asynchronous.delay",
+            "every gradient at most τ steps late: ‖h‖² ≤ α²(τM)²",
+            NORM_H,
+            (tau**2 * SIZE2,),
+            (in_all, few),
+        ),
+        {in_all.name: ONE, few.name: (tau + n) * SIZE2},
+    )
+    return (flight, late)
 
 
 def message_passing() -> tuple[Proof, ...]:
@@ -307,6 +319,7 @@ def bounds() -> tuple[Bound, ...]:
     """Return the elastic constant of every system, and the classic one where it differs."""
     _, shared, classic, _ = shared_memory()
     late = {n: tau}
+    flight, delayed = in_flight()
     crash, chosen, *_ = crashes()
     any_rule = {n: crashed, T: p, share: ONE / p}
     alike, _, independent, _ = links()
@@ -318,7 +331,8 @@ def bounds() -> tuple[Bound, ...]:
         Bound.of(synchronous()[0], "B"),
         elastic(shared, M * n, kind="tight", values=late),
         elastic(classic, sp.sqrt(d) * n * M, values=late),
-        elastic(in_flight()[0], n * M, kind="tight"),
+        replace(elastic(flight, n * M, kind="tight"), quantity="B, n gradients in flight"),
+        elastic(delayed, tau * M, kind="tight"),
         elastic(
             message_passing()[0],
             n * M * (p - 1) / p,

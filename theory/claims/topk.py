@@ -10,9 +10,8 @@ import sympy as sp
 
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.claims.compression import smooth, telescoped
-from theory.claims.nonconvex import AVERAGE
-from theory.claims.sgd import ONE, STEP, STRICT_STEP, A
+from theory.claims.nonconvex import AVERAGE, telescope
+from theory.claims.sgd import ONE, STEP, STRICT_STEP, A, smooth
 from theory.gram import inner, mean, norm2, per_worker, vector
 from theory.induction import Proof
 from theory.symbols import (
@@ -24,7 +23,6 @@ from theory.symbols import (
     f_x,
     grad_size,
     grad_sum,
-    grad_T,
     k,
     kept_sum,
     kept_T,
@@ -107,15 +105,14 @@ def symmetric_noise() -> tuple[Proof, ...]:
         },
         ((L * alpha**2 / 2, TOP - mean(TOP, p)),),
     )
-    total, rate = telescoped(
-        step,
+    total, rate = telescope(
+        step.claim,
         (
             "(α/2) Σ_{t<T} [(1 − αL) Σπ_jE(∂_j f)² + E‖∇f on S‖²] ≤ f_0 − E f(x_T) + TLα²σ_k²/2",
             "(1/T) Σ [(1 − αL) Σπ_jE(∂_j f)² + E‖∇f on S(y)‖²] ≤ 2Δ/(αT) + αLσ_k²",
         ),
-        [(short, kept_T, kept_sum), (alpha / 2, sent_T, sent_sum)],
         alpha / 2,
-        (STEP,),
+        [(short, kept_T, kept_sum), (alpha / 2, sent_T, sent_sum)],
     )
     whole = rate.claim.instance()
     fair = Hypothesis("ξ is exchangeable: π_j = k/d", kept_sum - k / d * grad_sum)
@@ -222,15 +219,14 @@ def noiseless() -> tuple[Proof, ...]:
         ),
         {"f is L-smooth": ONE, inside.name: alpha, most.name: alpha * (1 - alpha * L / 2)},
     )
-    total, rate = telescoped(
-        step,
+    total, rate = telescope(
+        step.claim,
         (
             "α(k/d)(1 − αL/2) Σ_{t<T} ‖∇f(x_t)‖² ≤ f(x_0) − f(x_T)",
             "(1/T) Σ ‖∇f(x_t)‖² ≤ (d/k)·2Δ/(αT(2 − αL))",
         ),
-        [(slope, grad_T, grad_sum)],
         slope,
-        (DOUBLE_STEP,),
+        conditions=(DOUBLE_STEP,),
     )
     return (step, total, rate)
 
@@ -241,10 +237,18 @@ def proofs() -> tuple[Proof, ...]:
 
 
 def bounds() -> tuple[Bound, ...]:
-    """Return the rates of top-k without feedback, and its slowdown."""
+    """Return the contraction of top-k, and without feedback its rates and its slowdown."""
     _, _, symmetric, exchangeable, slow, _, _ = symmetric_noise()
     sent = "(1/T) Σ [(1 − αL) Σπ_jE(∂_j f)² + E‖∇f on S(y)‖²]"
     return (
+        Bound.of(
+            top_k()[0],
+            "‖top_k(y) − y‖²/‖y‖²",
+            1 - k / d,
+            kind="tight",  # nofeedback.extreme attains it
+            where=(SENDS_LESS,),
+            link=lambda share: share * (top_squares + rest_squares),
+        ),
         Bound.of(symmetric, sent),
         Bound.of(exchangeable, AVERAGE, where=(SENDS_LESS,)),
         Bound.of(slow, AVERAGE, where=(SENDS_LESS,)),

@@ -1,7 +1,8 @@
 """The step size that minimises a bound: its equation, that it has one root, and how good it is.
 
-Three shapes cover every rate: D/α + Sα + Cα² (N and the delayed forms), D/α + Sα + Cα²/(1 − αL)
-(C), and D(1 − αc)^T + Sα + Cα² (S and P, unrolled). For each shape, with α* the root:
+Four shapes cover every rate: D/α + Sα + Cα² (N, W), D/α + Sα + Cα²/(1 − αL) (C), and for the
+unrolled S and P D(1 − αc)^T + Sα + Cα², or Dr + (1 − r)F with r = (1 − αc)^T and a floor F that
+fades in. For each shape but the last (see `fading`), with α* the root:
 
 * *best*: the bound at α minus the bound at α* is a square with a non-negative weight;
 * *root*: the equation's two sides cross once, so α* is its only positive root;
@@ -21,18 +22,23 @@ from theory.symbols import (
     L,
     T,
     alpha,
+    bend_cost,
     best,
     c,
     decay,
     decay_best,
     drift_cost,
+    gain,
+    lost_best,
     noise_cost,
+    pole,
     start_cost,
     steps,
 )
 
 D, S, C = start_cost, noise_cost, drift_cost
 SHORTER = Condition("α ≤ α*", best - alpha, alpha, 1 / alpha)
+LONGER = Condition("α* ≤ α", alpha - best, best, 1 / best)
 SHORT = Condition("αc ≤ 1", 1 - alpha * c, alpha, 1 / alpha)
 SHORT_BEST = Condition("α*c ≤ 1", 1 - best * c, best, 1 / best)
 
@@ -214,7 +220,7 @@ def power() -> tuple[Proof, ...]:
         {above.name: D, falling.name: best - alpha},
         ((C, alpha - best),),
     )
-    longer = (shorter, Condition("α* ≤ α", alpha - best, best, 1 / best))
+    longer = (shorter, LONGER)
     falls = Induction(
         "power.falls",
         "α* ≤ α: (1 − αc)^T ≤ (1 − α*c)^T",
@@ -242,9 +248,97 @@ def power() -> tuple[Proof, ...]:
     return (tangent, minimum, edge, falls, root)
 
 
+def floor(step: Scalar) -> sp.Expr:
+    """Return F(α) = Sα + Cα² + C′α²/(1 − hα)."""
+    return S * step + C * step**2 + bend_cost * step**2 / (1 - pole * step)
+
+
+def fading() -> tuple[Proof, ...]:
+    """Dr + (1 − r)F(α), r = (1 − αc)^T: it falls while cTr*(D − F*) ≥ F′*(1 − (1 − α*c)^T).
+
+    Here r* = (1 − α*c)^(T−1). Where the bound still falls at α*, it is no less at any α ≤ α* with
+    F(α) ≤ D; where it rises, at no α ≥ α*. So each α* rules out one side of it, and halving an
+    interval finds the least value. F lies above its tangent, and so does r.
+    """
+    y, r = 1 - best * c, decay_best
+    above = power()[0].claim.instance({steps: T})
+    fallen = power()[3].claim.instance({decay_best: y * r})
+    slope = sp.diff(floor(best), best)
+    rest = (1 - pole * alpha) * (1 - pole * best)
+    # F − F* − F′*(α − α*), of (α − α*)²; and F − F*, of α − α*; in two parts for speed.
+    convex = (C, bend_cost / (rest * (1 - pole * best)))
+    grown = (S + C * (alpha + best), bend_cost * (alpha * (1 - pole * best) + best) / rest)
+    ends = floor(alpha) - floor(best) + gain  # D − F*
+    falls = c * T * r * ends - slope * lost_best
+    falling = Hypothesis("cTr*(D − F*) ≥ F′*(1 − (1 − α*c)^T)", falls)
+    rising = Hypothesis("cTr*(D − F*) ≤ F′*(1 − (1 − α*c)^T)", -falls)
+    shorter = (SHORT_BEST, SHORTER, _inside(best))
+    longer = (SHORT, LONGER, _inside(alpha))
+
+    def claim(
+        name: str,
+        text: str,
+        hypotheses: tuple[Hypothesis, ...],
+        conditions: tuple[Condition, ...],
+        more: sp.Expr,  # D − F(α)
+    ) -> Claim:
+        start, forgets = floor(alpha) + more, lost_best - 1 + y * r
+        parts = (S * alpha, C * alpha**2, bend_cost * alpha**2 / (1 - pole * alpha))
+        return Claim(
+            name,
+            text,
+            start * y * r + floor(best) * lost_best,
+            (start * decay, *((1 - decay) * part for part in parts)),
+            hypotheses,
+            conditions,
+            ((lost_best, forgets),),
+        )
+
+    weights = (*(lost_best * part for part in convex), *(c * T * r * part for part in grown))
+    squares = tuple((weight, alpha - best) for weight in weights)
+    edge = Certificate(
+        claim(
+            "fading.edge",
+            "falling at α* ≥ α, F(α) ≤ D: Dr + (1 − r)F is no less at α",
+            (above, falling),
+            shorter,
+            gain,
+        ),
+        {above.name: gain, falling.name: best - alpha},
+        squares,
+    )
+    past = Certificate(
+        claim(
+            "fading.past",
+            "rising at α* ≤ α, F(α) ≤ D: Dr + (1 − r)F is no less at α",
+            (above, rising),
+            longer,
+            gain,
+        ),
+        {above.name: gain, rising.name: alpha - best},
+        squares,
+    )
+    far = Certificate(
+        claim(
+            "fading.far",
+            "α* ≤ α, D ≤ F(α): Dr + (1 − r)F is no less at α",
+            (fallen,),
+            longer,
+            -gain,
+        ),
+        {fallen.name: gain},
+        tuple(((alpha - best) * part * lost_best, ONE) for part in grown),
+    )
+    return (edge, past, far)
+
+
+def _inside(step: sp.Symbol) -> Condition:
+    return Condition(f"h{step} < 1", 1 - pole * step, pole, 1 / pole, strict=True)
+
+
 def proofs() -> tuple[Proof, ...]:
     """Return all proofs of this module, each after those it uses."""
-    return (*cubic(), *rational(), *power())
+    return (*cubic(), *rational(), *power(), *fading())
 
 
 def bounds() -> tuple[Bound, ...]:
