@@ -15,12 +15,30 @@ Models of delay            delays.constant, per_leaf, uniform, geometric, pmf, p
 Workers in step            worker_step, simulate, distribute, all_mean, fold_in_worker
 Workers that race          draw_trace, make_trace, Trace, asynchronous; speeds.constant,
                            exponential, lognormal, pareto, stops_after
+Imperfect links            links.lossy, late; absent.partial, crashes
+Elastic schedulers         schedulers.norm_bounded, variance_bounded; arrivals.backward, fixed
+Workers that train alone   local.average, diloco
+Workers and neighbours     gossip.mix, choco, tracking; graphs.ring, torus, exponential, one_peer,
+                           complete, graph, fast
 Stale gradients            correct.by_staleness, compensate, predict
 Make your own              relaxation, check_order
-Known constants            problems
+Constants                  problems, where they are known; estimate, where they are not
 """
 
-from elastic_jax import correct, delays, problems, speeds
+from elastic_jax import (
+    absent,
+    arrivals,
+    correct,
+    delays,
+    estimate,
+    gossip,
+    graphs,
+    links,
+    local,
+    problems,
+    schedulers,
+    speeds,
+)
 from elastic_jax.absorb import absorb
 from elastic_jax.compressors import identity, low_rank, natural, quantize, sign
 from elastic_jax.devices import distribute
@@ -42,8 +60,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Compressor",
     "Trace",
+    "absent",
     "absorb",
     "all_mean",
+    "arrivals",
     "asynchronous",
     "block_top_k",
     "check_order",
@@ -56,9 +76,14 @@ __all__ = [
     "ef21",
     "elastic_gap",
     "error_feedback",
+    "estimate",
     "fold_in_worker",
+    "gossip",
+    "graphs",
     "held",
     "identity",
+    "links",
+    "local",
     "lost",
     "low_rank",
     "make_trace",
@@ -68,6 +93,7 @@ __all__ = [
     "quantize",
     "random_k",
     "relaxation",
+    "schedulers",
     "sign",
     "simulate",
     "speeds",

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from elastic_jax.order import relaxation
-from elastic_jax.precision import minus, narrow, narrow_as, plus, wide, zeros
+from elastic_jax.precision import plus, zeros
+from elastic_jax.views import need, settle
 
 
 class AbsorbState(NamedTuple):
@@ -52,15 +52,7 @@ def absorb() -> optax.GradientTransformationExtraArgs:
         return AbsorbState(zeros(params))
 
     def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("params is None: absorb needs the view; pass params to update")
-        y = plus(state.remainder, updates)
-        out = narrow_as(y, params)
-
-        def moved(v, u):
-            """How far optax.apply_updates will move v, rounding as it does."""
-            return wide(narrow(wide(v) + wide(u), v.dtype)) - wide(v)
-
-        return out, AbsorbState(minus(y, jax.tree.map(moved, params, out)))
+        out, rest = settle(need(params, "absorb"), plus(state.remainder, updates))
+        return out, AbsorbState(rest)
 
     return relaxation(init, update)

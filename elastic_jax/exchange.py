@@ -52,8 +52,8 @@ def gather(tree: Any, axis_name: AxisName) -> Any:
     def leaf_gather(x):
         shape, together = x.shape, x[None]
         for name in axis_names(axis_name):
-            together = jax.lax.all_gather(together, name)
-            together = together.reshape(-1, *shape)
+            together = jax.lax.all_gather(together, name)  # [outer, inner, ...]
+            together = together.reshape(together.shape[0] * together.shape[1], *shape)
         return together
 
     return jax.tree.map(leaf_gather, varying(tree, axis_name))

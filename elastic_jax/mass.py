@@ -14,7 +14,8 @@ sum: `x = v_server + h_server + sum_i h^i`. A transformation that loses mass rep
 total `l^i` of what it lost, and law 1 reads `x + mean_i l^i` in place of `x`.
 
 A relaxation's state is a `NamedTuple` with a method `held()` or `lost()` (or both), returning a
-tree shaped like the parameters in which masked leaves may be `optax.MaskedNode`.
+tree shaped like the parameters in which masked leaves may be `optax.MaskedNode`. An outer
+optimizer's state has its gain as the attribute `gain`, a float scalar.
 """
 
 import functools
@@ -86,6 +87,9 @@ def _total(opt_state: optax.OptState, params: optax.Params, what: str) -> optax.
         )
     total = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), params)
     for state, _ in relaxed_states(opt_state):
+        if isinstance(gain := getattr(state, "gain", None), jax.Array):
+            # what stands before an outer optimizer will be multiplied when it gets there
+            total = jax.tree.map(lambda rest, g=gain: rest * g.astype(rest.dtype), total)
         report = getattr(state, what, None)
         if callable(report):  # the meter has a field of that name
             try:

@@ -84,8 +84,8 @@ def _check_axes(passages: list[Passage], axis_name: AxisName | None) -> None:
         if passage.axes and set(passage.axes) != set(mine):
             raise ValueError(
                 f"the optimizer exchanges over the axes {passage.axes} but "
-                f"axis_name={axis_name!r}: workers would not all meet; pass axis_name={passage.axes!r} to worker_step, or "
-                f"{axis_name!r} to the exchange"
+                f"axis_name={axis_name!r}: workers would not all meet; pass axis_name="
+                f"{passage.axes!r} to worker_step, or {axis_name!r} to the exchange"
             )
 
 

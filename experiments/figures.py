@@ -50,7 +50,14 @@ def draw_all(folder: Path, rows: Sequence[Row], verdict: Verdict) -> list[str]:
     Returns:
         The names of the files.
     """
-    figures = {"phase.png": phase(verdict), "curves.png": curves(rows), "drift.png": drift(rows)}
+    return save(
+        folder,
+        {"phase.png": phase(verdict), "curves.png": curves(rows), "drift.png": drift(rows)},
+    )
+
+
+def save(folder: Path, figures: dict[str, Any]) -> list[str]:
+    """Writes figures, each complete or untouched, and closes them; returns their names."""
     with plt.rc_context(STYLE):
         for name, figure in figures.items():
             with replacing(folder / name) as part:

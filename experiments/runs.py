@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -26,8 +27,7 @@ from experiments.rows import Row, Run, Settings
 from experiments.simulation import Trainer
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
-_FIELDS = [field.name for field in dataclasses.fields(Row)]
-COLUMNS = [name for name in _FIELDS if name != "curve"]
+COLUMNS = [field.name for field in dataclasses.fields(Row) if field.name != "curve"]
 
 
 def versions() -> dict[str, str]:
@@ -37,8 +37,8 @@ def versions() -> dict[str, str]:
     return own | found
 
 
-def key_of(run: Run, settings: Settings) -> str:
-    """Hashes all that a row depends on: the run, the settings, and the versions."""
+def key_of(run: Any, settings: Any) -> str:
+    """Hashes all that a row depends on: the run, the settings (dataclasses), and the versions."""
     common = dataclasses.asdict(settings) | {"data_dir": None}  # the same data wherever they lie
     parts = dataclasses.asdict(run), common, versions()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -47,28 +47,29 @@ def key_of(run: Run, settings: Settings) -> str:
 class Journal:
     """The rows of a folder, `rows.jsonl`."""
 
-    def __init__(self, path: Path, resume: bool):
+    def __init__(self, path: Path, resume: bool, kind: Any = Row):
         """Reads the rows that are there, or puts the file of an earlier sweep aside.
 
         Args:
             path: of the file.
             resume: go on with its rows.
+            kind: the dataclass of a row, of numbers, strings and tuples of them.
         """
         self.path = path
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Any] = {}
         if path.exists() and not resume:
             os.replace(path, path.with_name("rows.previous.jsonl"))
         if path.exists():
             text = path.read_text()
             whole, _, torn = text.rpartition("\n")  # a kill may leave half a line at the end
             for line in filter(None, whole.split("\n")):
-                key, row = _parse(line)
+                key, row = _parse(line, kind)
                 if row is not None:
                     self.rows[key] = row
             if torn:
                 os.truncate(path, len((whole + "\n").encode()) if whole else 0)
 
-    def append(self, key: str, row: Row) -> None:
+    def append(self, key: str, row: Any) -> None:
         """Adds a row, on disk before this returns."""
         self.rows[key] = row
         with self.path.open("a") as file:
@@ -77,33 +78,42 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def _parse(line: str) -> tuple[str, Row | None]:
+def _parse(line: str, kind: Any) -> tuple[str, Any]:
     """Reads a line of the journal; a row of another layout counts as absent."""
     try:
         values = json.loads(line)
     except ValueError:
         return "", None
     key = values.pop("key", "")
-    if sorted(values) != sorted(_FIELDS):
+    if sorted(values) != sorted(field.name for field in dataclasses.fields(kind)):
         return key, None
-    return key, Row(**{**values, "curve": tuple(values["curve"])})
+    return key, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def write_tables(folder: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
+def write_tables(
+    folder: Path, rows: Sequence[Any], about: dict[str, Any], columns: Sequence[str] = ()
+) -> None:
     """Writes rows.csv and rows.json, each complete or untouched.
 
     Args:
         folder: where to.
         rows: in the order of the grid.
         about: what else rows.json says: the command line, versions, settings.
+        columns: the attributes of a row that are shown; COLUMNS if none.
     """
-    plain = [{name: getattr(row, name) for name in COLUMNS} for row in rows]
+    columns = columns or COLUMNS
+    plain = [{name: _finite(getattr(row, name)) for name in columns} for row in rows]
     with replacing(folder / "rows.csv") as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(plain)
     with replacing(folder / "rows.json") as part:
         part.write_text(json.dumps({**about, "rows": plain}, indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class replacing:

@@ -160,15 +160,29 @@ def plain(config: Config) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in pairs}
 
 
-def chain(config: Config, axis: Any) -> optax.GradientTransformation:
-    """Builds base → compressed exchange → delay, with a meter around it."""
-    make, amount = COMPRESSORS[config.compressor]
-    amount = amount if config.amount is None else config.amount
+def make_compressor(name: str, amount: float | None = None) -> Compressor:
+    """Makes a compressor of the table.
+
+    Args:
+        name: a key of COMPRESSORS.
+        amount: fraction or number kept, threshold, bits, or rank; None takes the default.
+
+    Raises:
+        TypeError: for an amount of a compressor that takes none.
+        ValueError: for an amount out of range.
+    """
+    make, default = COMPRESSORS[name]
+    amount = default if amount is None else amount
     # 0.01 and 1.0 are fractions; 20 is a count, and so is every rank
     if amount is not None and float(amount).is_integer() and (amount > 1 or make is ej.low_rank):
         amount = int(amount)
+    return make() if amount is None else make(amount)
+
+
+def chain(config: Config, axis: Any) -> optax.GradientTransformation:
+    """Builds base → compressed exchange → delay, with a meter around it."""
     try:
-        compressor = make() if amount is None else make(amount)
+        compressor = make_compressor(config.compressor, config.amount)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--amount {config.amount}: {error}") from error
     relax = ej.error_feedback if config.feedback else ej.compress

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import elastic_jax as ej
-from elastic_jax import gossip, graphs, local, schedulers
+from elastic_jax import absent, gossip, graphs, links, local, schedulers
 from elastic_jax.arrivals import backward
 
 AXIS = "workers"
@@ -166,6 +166,51 @@ def exchanges(axis_name: str | tuple[str, ...]) -> list[Case]:
             bound=lambda params: 2.0,  # (p - 1)/p of them
             alike=False,
         ),
+        *(
+            Case(
+                f"lossy({fate})", lambda _, f=fate: links.lossy(axis_name, 0.3, fate=f), alike=False
+            )
+            for fate in links.FATES
+        ),
+        *(
+            Case(
+                f"lossy({fate}), not sent again",
+                lambda _, f=fate: links.lossy(axis_name, 0.3, fate=f, resend=False),
+                loses=True,
+                drifts=fate != "sender",
+                alike=fate == "sender",
+            )
+            for fate in links.FATES
+        ),
+        Case(
+            "late(constant)",
+            lambda _: links.late(axis_name, ej.delays.constant(2)),
+            bound=lambda _: 2.0,  # (p - 1)/p of it
+            alike=False,
+        ),
+        Case(
+            "late(uniform)",
+            lambda _: links.late(axis_name, ej.delays.uniform(0, 3)),
+            bound=lambda _: 3.0,
+            alike=False,
+        ),
+        Case("partial(1)", lambda _: absent.partial(axis_name, 1), loses=True),
+        Case("partial(0.5)", lambda _: absent.partial(axis_name, 0.5), loses=True),
+        Case("partial(0.5, keep)", lambda _: absent.partial(axis_name, 0.5, keep=True)),
+        Case(
+            "crashes(table)",
+            lambda _: absent.crashes(axis_name, [(1, 2, 5), (0, 4, 6), (1, 8, None)]),
+            loses=True,
+            bound=lambda _: 1.5,  # three last messages, p > 1
+            alike=False,
+        ),
+        Case(
+            "crashes(drawn), forwarded",
+            lambda _: absent.crashes(axis_name, 0.1, down=2, forward=True),
+            loses=True,
+            bound=lambda _: 1.0,  # all but one at once: the survivor lacks them
+            alike=False,
+        ),
     ]
 
 
@@ -175,8 +220,9 @@ def mixes(axis_name: str | tuple[str, ...]) -> list[Case]:
         Case("average", lambda params: local.average(axis_name, 3), bound=lambda params: 4.0),
         Case(
             "diloco",
-            lambda params: local.diloco(axis_name, 3, 0.5, 0.5),
-            bound=lambda params: 2 * 2 + 0.25 * 3 / 0.5,
+            lambda params: local.diloco(axis_name, 3, 0.7, 0.9),
+            bound=lambda params: 8 * 2 + 5.67 * 3 / 0.1,
+            gain=7.0,
         ),
         Case(
             "diloco, in fragments and late",

@@ -35,7 +35,7 @@ def jitted(name: str):
     opt, crosses = BY_NAME[name].make(params), BY_NAME[name] in CROSSING
     init = opt.init
     if crosses:
-        params, init = jnp.stack([params] * 3), jax.vmap(opt.init)
+        params, init = jnp.stack([params] * 3), jax.vmap(opt.init, axis_name=AXIS)
     step, traces = stepper(opt, AXIS if crosses else None)
     return params, init, opt, jax.jit(step, donate_argnums=(0, 1)), traces
 
@@ -57,7 +57,11 @@ def test_state_is_arrays_and_an_update_keeps_its_signature(case: Case):
 
 
 def check_signature(opt, params, crosses) -> None:
-    state = opt.init(params)
+    if crosses:  # init may ask how many workers there are
+        pair = jax.vmap(lambda _: opt.init(params), axis_name=crosses)(jnp.arange(2))
+        state = at(pair, 0)
+    else:
+        state = opt.init(params)
     for leaf in jax.tree.leaves(state):
         assert isinstance(leaf, jax.Array), type(leaf)
         assert not jnp.issubdtype(leaf.dtype, jax.dtypes.extended), "a typed key"

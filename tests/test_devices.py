@@ -98,9 +98,18 @@ def figures(state: Any) -> dict[str, Any]:
     return {"mass": mass, "roots": squares, "bounds": meter[4:6], "exact": exact}
 
 
-@functools.cache
+TOGETHER = 30  # cases; with many more collectives at once XLA's CPU devices wait for ever
+
+
 def results(mode: str, names: tuple[str, ...] = CASES, dtype: str = "float32") -> dict[str, Any]:
     """Figures of each case, after some steps from random parameters."""
+    parts = (names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER))
+    return {name: one for part in parts for name, one in figures_of(mode, part, dtype).items()}
+
+
+@functools.cache
+def figures_of(mode: str, names: tuple[str, ...], dtype: str) -> dict[str, Any]:
+    """The figures of some cases, in one program."""
     with jax.enable_x64(dtype == "float64"):
         like = jax.tree.map(lambda x: x.astype(dtype), SHAPES)
         run = build(mode, names)

@@ -41,6 +41,7 @@ def met(layout: str):
     def of_one(axis):
         own = worker_index(axis)
         pair = (own, jnp.stack([own, -own]))
+        assert gather(jnp.zeros((0, 2)), axis).shape == (P, 0, 2)
         return [gather(pair, axis), {by: shift(pair, axis, by) for by in range(-3, 10)}]
 
     return jax.tree.map(np.asarray, run(layout, of_one).params)

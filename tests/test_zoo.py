@@ -1,0 +1,128 @@
+"""The zoo: short compositions that run, with measured constants within the derived ones."""
+
+import ast
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import elastic_constants, zoo, zoo_runs
+from experiments.elastic_constants import Row, table, verdict
+
+UPDATES, P = 320, 8
+
+
+def test_every_system_is_at_most_twelve_lines():
+    tree = ast.parse(Path(zoo.__file__).read_text())
+    (table,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "ZOO"
+    )
+    lengths = [value.end_lineno - value.lineno + 1 for value in table.values]
+    assert len(lengths) == len(zoo.ZOO) >= 27 and max(lengths) <= 12
+    for name, system in zoo.ZOO.items():
+        assert system.source and (system.bound or system.why), name
+
+
+@pytest.mark.slow  # compiles them all
+@pytest.mark.parametrize("task", ["constant", "opposed"])
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_measured_within_derived(task, name):
+    runner = runners(task)
+    done = [runner.run(name, seed) for seed in range(4)]
+    found = zoo_runs.constant(zoo.ZOO[name], done, runner.facts(done))
+    assert found.holds is not False, found
+    assert (found.holds is None) == (zoo.ZOO[name].bound is None)
+    assert all(np.isfinite(leaf).all() for leaf in np.atleast_1d(done[0].params))
+
+
+RUNNERS = {}
+
+
+def runners(name):
+    if name not in RUNNERS:
+        RUNNERS[name] = zoo_runs.Runner(zoo_runs.task(name, UPDATES), P)
+    return RUNNERS[name]
+
+
+def test_a_bound_that_is_too_small_is_seen():
+    """Half of a bound that is attained does not hold; three standard errors do not hide it."""
+    runner = runners("constant")
+    for name in ("consistent lock-free memory", "message passing, lossy links"):
+        system = zoo.ZOO[name]
+        done = [runner.run(name, seed) for seed in range(8)]
+        facts = runner.facts(done)
+        assert zoo_runs.constant(system, done, facts).holds
+        half = system._replace(bound=lambda facts, full=system.bound: full(facts) / 2)
+        assert zoo_runs.constant(half, done, facts).holds is False
+
+
+def rows():
+    one = Row("cnn", "synchronous", 8, 0.1, 3, 80, 1.0, 0.0, 0.0, 0.0, 0.0, None, None, True, 2.0,
+              1.0, 0.9, 0.0, 1.0, "")  # fmt: skip
+    return [
+        one,
+        dataclasses.replace(one, system="gossip", bound=2.0, ratio=0.5, drift_max=1.0),
+        dataclasses.replace(one, system="local SGD", bound=2.0, ratio=1.5, holds=False),
+        dataclasses.replace(one, system="DiLoCo", bound=None, holds=None, loss=None, why="no rule"),
+    ]
+
+
+def test_the_verdict_says_what_the_rows_say():
+    said = verdict(rows())
+    assert said[0].startswith("cnn: B̂ ≤ B for 2 of 3 systems with a B; not for local SGD")
+    assert said[1] == "cnn: the loss fell for 3 of 4 systems."
+    assert said[2] == "no B for DiLoCo: no rule."
+    lines = table(rows()).splitlines()
+    assert "| local SGD | 0 | 0 | 0 | 1 | 2 | – | 1.5 | **no** | 1 |" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workers", "3"], "--workers 3: give a whole number of at least 4"),
+        (["--updates", "81"], "--updates 81: give a multiple of --workers, 8"),
+        (["--systems", "gosip"], "--systems 'gosip': give names of"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(capsys, arguments, words):
+    assert elastic_constants.main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+SYSTEMS = ("synchronous", "gossip", "consistent lock-free memory", "local SGD")
+
+
+def test_interrupted_and_resumed(tmp_path):
+    """Ctrl-C keeps the rows there are, and `--resume` makes the others only."""
+    arguments = ["--quick", "--out", str(tmp_path), "--tasks", "opposed", "--systems", *SYSTEMS]
+    command = [sys.executable, "-m", elastic_constants.MODULE, *arguments]
+    folder = Path(__file__).parent.parent
+    child = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, env=os.environ | {"NPROC": "1"}
+    )
+    journal = tmp_path / "rows.jsonl"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not (journal.exists() and journal.read_text().count("\n")):
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=120)
+    first = journal.read_text().splitlines()
+    if child.returncode == 130:
+        assert f"stopped: {len(first)} of 4 runs are kept" in error.decode()
+        assert error.decode().rstrip().endswith("--resume")
+    assert elastic_constants.main([*arguments, "--resume"]) == 0
+    assert journal.read_text().splitlines()[: len(first)] == first
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["system"] for row in found["rows"]] == list(SYSTEMS)
+    assert all(row["holds"] for row in found["rows"])
+    for name in ("rows.csv", "table.md", "verdict.txt", "elastic_constants.png"):
+        assert (tmp_path / name).stat().st_size > 0
