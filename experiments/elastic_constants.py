@@ -208,8 +208,10 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         if name == "cnn":
             fell = [row for row in own if (row.loss or math.inf) < (row.loss_before or 0)]
             said.append(f"cnn: the loss fell for {len(fell)} of {len(own)} systems.")
-    without = {row.system: row.why for row in rows if row.bound is None}
-    said += [f"no B for {system}: {why}." for system, why in without.items()]
+    for name, why in {row.system: row.why for row in rows if row.bound is None}.items():
+        tasks = [row.task for row in rows if row.system == name and row.bound is None]
+        where = "" if len(tasks) == len({row.task for row in rows}) else f" on {', '.join(tasks)}"
+        said.append(f"no B for {name}{where}: {why}.")
     return said
 
 

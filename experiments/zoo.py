@@ -34,6 +34,7 @@ class Facts(NamedTuple):
     p: int
     tau: int  # the trace's longest delay; 0 for parallel steps
     params: Any
+    independent: bool = True  # whether workers' gradients differ by independent noise only
 
     def bound(self, name: str, **values: float) -> float:
         """Returns a proved bound of B at these facts; 0 where there is but one worker's worth."""
@@ -45,7 +46,7 @@ class Facts(NamedTuple):
         return chosen.at(**{**wanted, **values})
 
 
-Derived = Callable[[Facts], float]
+Derived = Callable[[Facts], float | None]
 
 
 class System(NamedTuple):
@@ -254,7 +255,8 @@ ZOO: Mapping[str, System] = {
         lambda alpha, seed: sgd(
             alpha, schedulers.variance_bounded(AXIS, LATE, missing=MISSING, seed=seed)
         ),
-        lambda facts: facts.bound("scheduler.variance", m=MISSING),
+        lambda facts: facts.bound("scheduler.variance", m=MISSING) if facts.independent else None,
+        why="B is for workers whose gradients differ by independent noise only",
         mean_square=True,
     ),
     "local SGD": System(

@@ -29,6 +29,7 @@ class Task(NamedTuple):
         moment: M where it is known, else None: then the largest ||u||/alpha of a run stands in.
         sigma: the noise where it is known; of an estimate, M stands in, which it cannot exceed.
         smoothness: L where it is known, else 0.
+        independent: whether workers' gradients differ by independent noise only.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     moment: float | None
     sigma: float | None
     smoothness: float
+    independent: bool = True
 
 
 def task(name: str, updates: int, dataset: str = "digits", batch: int = 8) -> Task:
@@ -88,6 +90,7 @@ def task(name: str, updates: int, dataset: str = "digits", batch: int = 8) -> Ta
         moment,
         sigma,
         problem.smoothness,
+        name != "opposed",
     )
 
 
@@ -167,6 +170,7 @@ class Runner:
             self.workers,
             max(one.tau for one in done),
             done[0].params,
+            task.independent,
         )
 
     def _compile_parallel(self, name: str) -> Callable[..., Any]:
@@ -236,6 +240,7 @@ def constant(system: System, done: list[Done], facts: Facts) -> Constant:
 
     A bound of the mean square is compared with a mean over seeds, which may exceed its own
     expectation by chance: it holds unless it is exceeded by more than three standard errors.
+    A mean of p views of size |x| rounds by p eps |x|; no smaller gap can be told from none.
     """
     bound = None if system.bound is None else system.bound(facts)
     classic = None if system.classic is None else system.classic(facts)
@@ -254,9 +259,10 @@ def constant(system: System, done: list[Done], facts: Facts) -> Constant:
     )
     if bound is None or not np.isfinite(squares).all():
         return found
-    rounding = 1e-5 * max(1.0, facts.M)
+    size = max(float(_norm(one.params)) for one in done)
+    rounding = facts.p * float(jnp.finfo(jnp.float32).eps) * size / facts.alpha
     if not system.mean_square:
-        return found._replace(holds=found.largest <= bound * (1 + 1e-4) + rounding)
+        return found._replace(holds=found.largest <= bound + rounding)
     error = of_seeds.std(0, ddof=1) / math.sqrt(len(done)) if len(done) > 1 else 0 * squares
     excess = np.sqrt(np.maximum(squares - 3 * error, 0)).max()
-    return found._replace(holds=bool(excess <= bound * (1 + 1e-4) + rounding))
+    return found._replace(holds=bool(excess <= bound + rounding))
