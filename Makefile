@@ -33,8 +33,11 @@ lint: .venv  ## ruff check, ruff format --check, pyright
 	$(run) ruff format --check .
 	$(run) pyright
 
-reproduce: .venv  ## does error feedback help under asynchrony? (ARGS=--quick for a taste)
+reproduce: .venv  ## the experiments: rows, figures, verdicts (ARGS=--quick for a taste)
 	$(run) experiments.error_feedback $(ARGS)
+	$(run) experiments.elastic_constants $(ARGS)
+	$(run) experiments.bound_vs_run $(ARGS)
+	$(run) experiments.scheduler $(ARGS)
 
 bench: .venv  ## the benchmarks (ARGS=--help lists the options)
 	$(run) benchmarks $(ARGS)

@@ -225,8 +225,9 @@ def draw(rows: Sequence[Row]) -> Any:
             continue
         place = names.index(row.system) + 0.16 * (tasks.index(row.task) - (len(tasks) - 1) / 2)
         colour = COLOURS[row.task]
-        if row.drift_max:
-            axis.plot(max(row.drift_max / row.moment, 1e-4), place, "o", color=colour, ms=4)
+        bounded = row.drift_step if ZOO[row.system].mean_square else row.drift_max
+        if bounded is not None:
+            axis.plot(max(bounded / row.moment, 1e-4), place, "o", color=colour, ms=4)
         if row.bound:
             axis.plot(row.bound / row.moment, place, "|", color=colour, ms=9, mew=2)
         if row.classic:
@@ -238,7 +239,7 @@ def draw(rows: Sequence[Row]) -> Any:
     axis.set_xscale("log")
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel("elastic constant / M  (dot: the largest measured)")
+    axis.set_xlabel("elastic constant / M  (dot: the largest measured; 1e-4 stands for less)")
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.3, -0.06))
     return figure
