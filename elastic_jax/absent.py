@@ -22,7 +22,7 @@ from elastic_jax.fates import (
     happens,
     new_key,
     next_key,
-    remainders,
+    none,
     rounded,
     shares,
     sum_where,
@@ -32,6 +32,7 @@ from elastic_jax.fates import (
 from elastic_jax.neighbours import workers_on
 from elastic_jax.order import check_seed, relaxation
 from elastic_jax.precision import minus, plus, wide, zeros
+from elastic_jax.views import no_remainder
 
 # ---- partial participation ----
 
@@ -145,8 +146,7 @@ def partial(
 
     def init(params):
         kind = PartialKeptState if keep else PartialState
-        none = jnp.zeros((), jnp.int32)
-        return kind(zeros(params), remainders(params), none, new_key(seed))
+        return kind(zeros(params), no_remainder(params), none(), new_key(seed))
 
     def update(updates, state, params=None, **extra):
         p = workers_on(names)
@@ -273,10 +273,9 @@ def crashes(
         return all_mean(names)
 
     def init(params):
-        none = jnp.zeros((), jnp.int32)
-        mass = zeros(params), zeros(params), remainders(params)
-        back = none if plan is None else ()
-        return CrashState(*mass, none, back, none, none, none, new_key(seed))
+        mass = zeros(params), zeros(params), no_remainder(params)
+        back = none() if plan is None else ()
+        return CrashState(*mass, none(), back, none(), none(), none(), new_key(seed))
 
     def update(updates, state, params=None, **extra):
         p, me = workers_on(names), worker_index(names)

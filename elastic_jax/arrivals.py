@@ -175,9 +175,20 @@ def fixed(times: Any) -> Arrivals:
 class Clock(NamedTuple):
     """A worker's simulated time, float32 seconds; small numbers, so that none are rounded away."""
 
-    now: chex.Array  # [], when its step begins, after `origin`
-    free: chex.Array  # [], when its link has sent everything, after `origin`
-    origin: chex.Array  # [], alike on all workers
+    now: Any  # [], when its step begins, after `origin`
+    free: Any  # [], when its link has sent everything, after `origin`
+    origin: Any  # [], alike on all workers
+    excess: Any  # [], by how much rounding has put the origin too far
+
+    def moved(self, now: Any, free: Any, by: Any) -> "Clock":
+        """Returns the clock with its origin moved on, in Kahan's way: a long run loses nothing."""
+        step = by - self.excess
+        origin = self.origin + step
+        return Clock(now, free, origin, (origin - self.origin) - step)
+
+    def time(self) -> chex.Array:
+        """Returns the seconds since the start."""
+        return self.origin + (self.now - self.excess)
 
 
 def new_clock() -> Clock:

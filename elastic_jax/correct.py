@@ -50,8 +50,9 @@ def capped(limit: int) -> Rule:
 def dropped(limit: int) -> Rule:
     """1 where the staleness is below `limit`, else 0: what is too stale is thrown away.
 
-    Reference:
-        Maranjyan, Tyurin, Richtárik, "Ringmaster ASGD", 2025.
+    A gradient of which nothing is applied counts as an update, so that p workers of equal speed
+    are p − 1 late for ever: with a limit of at most p − 1 nothing would ever be applied. (After
+    Maranjyan, Tyurin, Richtárik, "Ringmaster ASGD", 2025, where only applied ones count.)
     """
     most = whole("limit", limit, "number of updates")
     return Rule(f"dropped({most})", lambda late: jnp.where(late < most, 1.0, 0.0))
@@ -126,7 +127,8 @@ def compensate(
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose update needs `server_params` (x_now) and
-        `params` (the view v); `asynchronous` passes them.
+        `params` (the view v); `asynchronous` passes them. (`optax.masked` needs
+        `mask_compatible_extra_args=True`; `optax.MultiSteps` passes none on: put this outside.)
 
     Raises:
         TypeError: at an update that is not told the server's parameters.

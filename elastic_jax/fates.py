@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.precision import add, narrow_as, wide, wide_dtype
+from elastic_jax.precision import narrow_as, wide
+from elastic_jax.views import with_remainder
 
 
 def check_probability(name: str, value: Any, *, most: str) -> bool:
@@ -33,6 +34,11 @@ def check_probability(name: str, value: Any, *, most: str) -> bool:
     if not inside or (value == 0 and most[0] == "(") or (value == 1 and most[-1] == ")"):
         raise ValueError(f"{name}={value!r} is out of range; pass a number in {most}")
     return False
+
+
+def none() -> jax.Array:
+    """Returns a counter at 0; an array of its own, so that a state can be donated."""
+    return jnp.zeros((), jnp.int32)
 
 
 def new_key(seed: int) -> jax.Array:
@@ -81,21 +87,6 @@ def sum_where(condition: jax.Array, stacks: Any) -> Any:
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
-
-
-def remainders(params: Any) -> Any:
-    """Returns zeros for what rounding will keep back; nothing where parameters are not narrow."""
-    return jax.tree.map(
-        lambda x: optax.MaskedNode() if x.dtype == wide_dtype(x.dtype) else jnp.zeros_like(wide(x)),
-        params,
-    )
-
-
-def with_remainder(tree: Any, rest: Any) -> Any:
-    """Adds what rounding kept back."""
-    return jax.tree.map(
-        lambda h, r: h if _is_masked(r) else add(h, r), tree, rest, is_leaf=_is_masked
-    )
 
 
 def rounded(total: Any, rest: Any, updates: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from elastic_jax.fates import (
     happens,
     new_key,
     next_key,
-    remainders,
+    none,
     rounded,
     shares,
     sum_where,
@@ -36,6 +36,7 @@ from elastic_jax.neighbours import workers_on
 from elastic_jax.order import check_seed, relaxation
 from elastic_jax.precision import minus, narrow, plus, wide, wide_dtype, zeros
 from elastic_jax.staleness import _Queue
+from elastic_jax.views import no_remainder
 
 FATES = ("link", "sender", "receiver")
 
@@ -157,15 +158,14 @@ def lossy(
         return lost & ~jnp.eye(p, dtype=bool)
 
     def init(params):
-        none = jnp.zeros((), jnp.int32)
         if not resend:
-            return LostState(zeros(params), remainders(params), none, new_key(seed))
+            return LostState(zeros(params), no_remainder(params), none(), new_key(seed))
         pending, rows = zeros(params), ()
         if by_link:
             rows = (_bound_number(names),)
             pending = jax.tree.map(lambda x: jnp.zeros((*rows, *x.shape), x.dtype), pending)
         waiting = jnp.zeros(rows, jnp.float32)
-        return ResendState(pending, remainders(params), waiting, none, none, new_key(seed))
+        return ResendState(pending, no_remainder(params), waiting, none(), none(), new_key(seed))
 
     def update_resend(updates, state, params=None, **extra):
         p, me = workers_on(names), worker_index(names)

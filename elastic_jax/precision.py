@@ -9,10 +9,10 @@ import jax.numpy as jnp
 def wider(a: Any, b: Any) -> Any:
     """Returns the float dtype that holds both a and b, whatever promotion JAX is set to allow."""
     for dtype in (a, b):
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"the tree holds an array of {dtype}: only floats are held, averaged or measured; "
-                "keep other arrays out of it, or wrap the relaxation in optax.masked"
+                f"the tree holds an array of {dtype}: only real floats are held, averaged or "
+                "measured; keep other arrays out of it, or wrap the relaxation in optax.masked"
             )
     a, b = jnp.dtype(a), jnp.dtype(b)
     if a == b:

@@ -49,12 +49,12 @@ class SchedulerState(NamedTuple):
     @property
     def elapsed(self) -> chex.Array:
         """Simulated seconds that this worker's steps took."""
-        return self.clock.origin + self.clock.now
+        return jnp.minimum(self.clock.time(), self.waiting.time())
 
     @property
     def synchronous(self) -> chex.Array:
         """Simulated seconds that they would have taken had everybody waited for everything."""
-        return self.waiting.origin + self.waiting.now
+        return self.waiting.time()
 
 
 class _Leaf(NamedTuple):
@@ -117,7 +117,7 @@ def norm_bounded(
         Nadiradze, Markov, Chatterjee, Kungurtsev, Alistarh, "Elastic Consistency", 2021.
     """
     real = isinstance(beta, numbers.Real) and not isinstance(beta, bool)
-    if not (isinstance(beta, jax.Array) or (real and 0 <= float(beta) < 1)):
+    if not ((isinstance(beta, jax.Array) and not beta.ndim) or (real and 0 <= float(beta) < 1)):
         raise ValueError(f"beta={beta!r} is out of range; pass a number in [0, 1)")
 
     def rule(leaves, start):
@@ -265,8 +265,8 @@ def _scheduler(
         return out, SchedulerState(
             minus(pending, out),  # with what a narrow dtype cannot express
             treedef.unflatten([late for _, late in found]),
-            Clock(go, free, state.clock.origin + base),
-            Clock(last, all_free, state.waiting.origin + all_base),
+            state.clock.moved(go, free, base),
+            state.waiting.moved(last, all_free, all_base),
             jnp.asarray(optax.safe_increment(state.step)),
             jax.random.key_data(carry),
         )

@@ -153,10 +153,10 @@ ZOO: Mapping[str, System] = {
         trace=race("pure", wait=4),
     ),
     "delay-capped asynchrony": System(
-        "Maranjyan et al., Ringmaster ASGD, 2025",
+        "after Maranjyan et al., Ringmaster ASGD, 2025",
         lambda alpha, seed: optax.chain(correct.by_staleness(correct.dropped(8)), optax.sgd(alpha)),
         lambda facts: facts.bound("shared_memory", tau=min(7, facts.tau)),
-        why="gradients that are dropped move nothing and do not count",
+        why="what is dropped moves nothing; unlike Ringmaster's, it counts as an update",
         trace=race("random"),
     ),
     "staleness-adaptive step": System(

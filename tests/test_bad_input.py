@@ -198,8 +198,13 @@ DELAY = {
         "an array of int32",
         "optax.masked",
     ),
+    "complex parameters": no_type(
+        lambda: ej.absorb().init(VIEW.astype("complex64")), "an array of complex64", "real floats"
+    ),
     "keys among the parameters": no_type(
-        lambda: ej.elastic_gap({"x": VIEW, "k": jax.random.key(0)}, ()), "key<fry>", "only floats"
+        lambda: ej.elastic_gap({"x": VIEW, "k": jax.random.key(0)}, ()),
+        "key<fry>",
+        "only real floats",
     ),
     "slots below 1": refused(
         lambda: ej.asynchronous(loss, SGD).init(VIEW, 2, slots=-1), "slots=-1", "int >= 1"

@@ -62,6 +62,7 @@ def check_signature(opt, params, crosses) -> None:
         state = at(pair, 0)
     else:
         state = opt.init(params)
+    assert len({id(leaf) for leaf in jax.tree.leaves(state)}) == len(jax.tree.leaves(state))
     for leaf in jax.tree.leaves(state):
         assert isinstance(leaf, jax.Array), type(leaf)
         assert not jnp.issubdtype(leaf.dtype, jax.dtypes.extended), "a typed key"

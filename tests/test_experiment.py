@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from results import SETTINGS, row
+from verdict_rows import SETTINGS, row
 
 from experiments import error_feedback, runs, simulation
 from experiments.progress import Progress

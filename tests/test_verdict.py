@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from results import SETTINGS, row
+from verdict_rows import SETTINGS, row
 
 import theory
 from experiments import figures, report, runs, verdict
