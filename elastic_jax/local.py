@@ -169,11 +169,12 @@ def diloco(
     at every step, inner and outer; held is `h_i = (G - 1) d_i + c m`. An outer optimizer that is
     not linear in q, such as Adam, has no such x: what a step is worth would depend on later ones.
 
-    With updates `||u_i|| <= alpha M` and p workers, for each of them,
+    With one fragment, updates `||u_i|| <= alpha M` and p workers, for each of them,
 
         B <= M ((|G/p - 1| + G (p - 1)/p) (H - 1 + delay) + c H/(1 - μ))
 
-    which is attained with one fragment. Mind that x moves with the step size `alpha G`.
+    which is attained; several fragments, at different points of their rounds, may exceed it a
+    little. Mind that x moves with the step size `alpha G`.
 
     Args:
         axis_name: the workers' axis, or several, innermost first.

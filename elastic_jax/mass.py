@@ -87,9 +87,9 @@ def _total(opt_state: optax.OptState, params: optax.Params, what: str) -> optax.
         )
     total = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), params)
     for state, _ in relaxed_states(opt_state):
-        if isinstance(gain := getattr(state, "gain", None), jax.Array):
+        if (gain := getattr(state, "gain", None)) is not None:
             # what stands before an outer optimizer will be multiplied when it gets there
-            total = jax.tree.map(lambda rest, g=gain: rest * g.astype(rest.dtype), total)
+            total = jax.tree.map(lambda rest, g=gain: rest * jnp.asarray(g, rest.dtype), total)
         report = getattr(state, what, None)
         if callable(report):  # the meter has a field of that name
             try:

@@ -220,10 +220,14 @@ class Runner:
     def __init__(self, task: Task, chain: list[Part], workers: int, alpha: float, chunk: int):
         """Builds the program; `chunk` steps at a time."""
         self.task, self.alpha, self.chunk = task, alpha, chunk
-        relaxed = [part.relax(seed) for seed, part in enumerate(chain)]
-        step = ej.worker_step(task.loss, optax.chain(optax.sgd(alpha), *relaxed), AXIS)
-        run = ej.simulate(step, workers)
-        self.init = jax.jit(run.init)
+
+        def simulated(seed):
+            relaxed = [part.relax(seed + place) for place, part in enumerate(chain)]
+            step = ej.worker_step(task.loss, optax.chain(optax.sgd(alpha), *relaxed), AXIS)
+            return ej.simulate(step, workers)
+
+        run = simulated(0)  # a seed is for the start only
+        self.init = jax.jit(lambda x, seed: simulated(seed).init(x))
 
         def iterate(state):
             of_worker = jax.vmap(
@@ -251,7 +255,7 @@ class Runner:
         """Runs `points` chunks; yields None after each, and last what came of it."""
         began, task = time.perf_counter(), self.task
         x = task.params(seed)
-        state, key = self.init(x), jax.random.key(seed)
+        state, key = self.init(x, jnp.int32(seed)), jax.random.key(seed)
         gradient, distance, moment, away, total = [], [], [], 0.0, 0.0
         iterates, views = [x], [x]
         seen = {round(place) for place in np.linspace(points / looks, points, looks)}

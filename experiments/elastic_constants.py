@@ -79,6 +79,7 @@ class Row:
     drift_rms: float | None  # B̂ over steps, workers and seeds
     drift_step: float | None  # its largest over steps, in the mean square over workers and seeds
     drift_max: float | None  # the largest of all
+    bounded: float | None  # what B bounds: that, or a mean over workers or draws
     bound: float | None  # B, sharp
     classic: float | None
     ratio: float | None  # of what B bounds to B
@@ -134,7 +135,6 @@ def make(config: Config, to_do: Sequence[Item], step: Any) -> Iterator[tuple[Ite
         done = [runner.run(system, seed) for seed in range(seeds)]
         facts = runner.facts(done)
         found = constant(ZOO[system], done, facts)
-        compared = found.step if ZOO[system].mean_square else found.largest
         before = [runner.task.score(runner.task.params(seed))[0] for seed in range(min(3, seeds))]
         after = np.array([runner.task.score(one.params) for one in done[:3]])
         yield (
@@ -150,9 +150,10 @@ def make(config: Config, to_do: Sequence[Item], step: Any) -> Iterator[tuple[Ite
                 drift_rms=_finite(found.rms),
                 drift_step=_finite(found.step),
                 drift_max=_finite(found.largest),
+                bounded=_finite(found.bounded),
                 bound=found.bound,
                 classic=found.classic,
-                ratio=_finite(compared / found.bound) if found.bound else None,
+                ratio=_finite(found.bounded / found.bound) if found.bound else None,
                 holds=found.holds,
                 loss_before=_finite(np.mean(before)),
                 loss=_finite(after[:, 0].mean()),
@@ -178,7 +179,8 @@ def table(rows: Sequence[Row]) -> str:
             if row.task == name:
                 numbers = (row.drift_rms, row.drift_step, row.drift_max, row.moment)
                 derived = (row.bound, row.classic, row.ratio)
-                holds = {True: "yes", False: "**no**", None: "–"}[row.holds]
+                open_ = "–" if row.bound is None else "by chance"
+                holds = {True: "yes", False: "**no**", None: open_}[row.holds]
                 cells = [*map(_shown, numbers + derived), holds, _shown(row.loss)]
                 lines.append(f"| {row.system} | " + " | ".join(cells) + " |")
         lines.append("")
@@ -194,13 +196,16 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     said = []
     for name in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == name]
-        bounded = [row for row in own if row.holds is not None]
-        broken = [row.system for row in bounded if not row.holds]
+        bounded = [row for row in own if row.bound is not None]
+        held = [row for row in bounded if row.holds]
+        broken = [row.system for row in bounded if row.holds is False]
+        chance = [row.system for row in bounded if row.holds is None]
         ratios = [row.ratio for row in bounded if row.ratio is not None]
         tight = [row.system for row in bounded if row.ratio is not None and row.ratio > 0.95]
         said.append(
-            f"{name}: B̂ ≤ B for {len(bounded) - len(broken)} of {len(bounded)} systems with a B"
+            f"{name}: B̂ ≤ B for {len(held)} of {len(bounded)} systems with a B"
             + (f"; not for {', '.join(broken)}" if broken else "")
+            + (f"; chance decides for {', '.join(chance)}" if chance else "")
             + (f"; B̂/B is {np.median(ratios):.2g} in the median" if ratios else "")
             + (f"; over 0.95 for {', '.join(tight)}" if tight else "")
             + "."
@@ -225,9 +230,8 @@ def draw(rows: Sequence[Row]) -> Any:
             continue
         place = names.index(row.system) + 0.16 * (tasks.index(row.task) - (len(tasks) - 1) / 2)
         colour = COLOURS[row.task]
-        bounded = row.drift_step if ZOO[row.system].mean_square else row.drift_max
-        if bounded is not None:
-            axis.plot(max(bounded / row.moment, 1e-4), place, "o", color=colour, ms=4)
+        if row.bounded is not None:
+            axis.plot(max(row.bounded / row.moment, 1e-4), place, "o", color=colour, ms=4)
         if row.bound:
             axis.plot(row.bound / row.moment, place, "|", color=colour, ms=9, mew=2)
         if row.classic:

@@ -60,7 +60,7 @@ class Journal:
         if path.exists() and not resume:
             os.replace(path, path.with_name("rows.previous.jsonl"))
         if path.exists():
-            text = path.read_text()
+            text = path.read_text(errors="replace")
             whole, _, torn = text.rpartition("\n")  # a kill may leave half a line at the end
             for line in filter(None, whole.split("\n")):
                 key, row = _parse(line, kind)
@@ -83,6 +83,8 @@ def _parse(line: str, kind: Any) -> tuple[str, Any]:
     try:
         values = json.loads(line)
     except ValueError:
+        return "", None
+    if not isinstance(values, dict):
         return "", None
     key = values.pop("key", "")
     if sorted(values) != sorted(field.name for field in dataclasses.fields(kind)):

@@ -118,7 +118,7 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
         logs = [
             math.log(a.seconds_to_target / b.seconds_to_target)
             for a, b in pairs
-            if a.seconds_to_target is not None and b.seconds_to_target is not None
+            if a.seconds_to_target and b.seconds_to_target  # 0: met at the start
         ]
         mean, half = interval(logs)
         kept = [

@@ -7,7 +7,7 @@ from `theory`; where it proves none, the system says why.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -60,7 +60,8 @@ class System(NamedTuple):
         why: what the reader should know: why there is no B, or what B does not say.
         trace: `(p, ticks, seed) -> Trace` for single steps; None for parallel steps.
         server: single steps: `seed -> transformation`, what the server does with messages.
-        mean_square: whether B bounds the mean square over draws, not every draw.
+        mean: what B bounds the mean square over: "" for every view at every step, "workers" for
+            the workers of one run, "draws" for those of all runs.
         metered: whether its held mass is a distance between parameters.
     """
 
@@ -71,7 +72,7 @@ class System(NamedTuple):
     why: str = ""
     trace: Callable[[int, int, int], ej.Trace] | None = None
     server: Callable[[Any], optax.GradientTransformation] | None = None
-    mean_square: bool = False
+    mean: Literal["", "workers", "draws"] = ""
     metered: bool = True
 
 
@@ -123,7 +124,7 @@ ZOO: Mapping[str, System] = {
         server=lambda seed: ej.delay(ej.delays.per_coordinate(2), seed=seed),
     ),
     "consistent lock-free memory": System(
-        "Bäckström et al., Leashed-SGD, 2021",
+        "after Bäckström et al., Leashed-SGD, 2021",
         lambda alpha, seed: sgd(alpha),
         _window(),
         trace=race(),
@@ -160,7 +161,7 @@ ZOO: Mapping[str, System] = {
         trace=race("random"),
     ),
     "staleness-adaptive step": System(
-        "Bäckström et al., MindTheStep, 2019",
+        "after Bäckström et al., MindTheStep, 2019",
         lambda alpha, seed: optax.chain(
             correct.by_staleness(correct.inverse(0.5)), optax.sgd(alpha)
         ),
@@ -176,7 +177,7 @@ ZOO: Mapping[str, System] = {
         trace=race(),
     ),
     "weight prediction": System(
-        "Chen et al., SpecTrain, 2018",
+        "after Chen et al., SpecTrain, 2018",
         lambda alpha, seed: sgd(
             alpha, ej.all_mean(AXIS), ej.delay(DELAY), correct.predict(DELAY, momentum=0.5)
         ),
@@ -197,7 +198,7 @@ ZOO: Mapping[str, System] = {
         "Nadiradze et al., Elastic Consistency, 2021",
         lambda alpha, seed: sgd(alpha, links.lossy(AXIS, DROP, seed=seed)),
         lambda facts: facts.bound("links.independent", q=DROP),
-        mean_square=True,
+        mean="draws",
     ),
     "partial participation": System(
         "McMahan et al., federated SGD, 2017",
@@ -257,7 +258,7 @@ ZOO: Mapping[str, System] = {
         ),
         lambda facts: facts.bound("scheduler.variance", m=MISSING) if facts.independent else None,
         why="B is for workers whose gradients differ by independent noise only",
-        mean_square=True,
+        mean="draws",
     ),
     "local SGD": System(
         "Stich, Local SGD, 2019",
@@ -272,12 +273,12 @@ ZOO: Mapping[str, System] = {
         why="no rule is proved for a mix behind a hold",
     ),
     "DiLoCo": System(
-        "Douillard et al., DiLoCo, 2023",
+        "Douillard et al., DiLoCo, 2023, with SGD inside and a gain of 1",
         lambda alpha, seed: sgd(alpha, local.diloco(AXIS, H, 0.1, 0.9)),
         why="no B is proved for an outer optimizer with momentum",
     ),
     "streaming DiLoCo": System(
-        "Douillard et al., Streaming DiLoCo, 2025",
+        "after Douillard et al., Streaming DiLoCo, 2025, likewise",
         lambda alpha, seed: sgd(alpha, local.diloco(AXIS, H, 0.1, 0.9, fragments=2, delay=1)),
         why="no B is proved for an outer optimizer with momentum",
     ),
@@ -285,7 +286,7 @@ ZOO: Mapping[str, System] = {
         "Lian et al., decentralized SGD, 2017",
         lambda alpha, seed: sgd(alpha, gossip.mix(AXIS, graphs.ring())),
         lambda facts: facts.bound("gossip", rho=graphs.rho(graphs.ring(), facts.p)),
-        mean_square=True,
+        mean="workers",
     ),
     "quantised gossip": System(
         "Koloskova et al., CHOCO-SGD, 2019",
@@ -298,22 +299,22 @@ ZOO: Mapping[str, System] = {
         why="no B is proved for gradient tracking",
     ),
     "partitioned gradients, shared memory": System(
-        "Kungurtsev et al., PASSM+, 2021",
+        "after Kungurtsev et al., PASSM+, 2021",
         lambda alpha, seed: sgd(alpha, ej.compress(BLOCK, seed=seed)),
         lambda facts: facts.bound("shared_memory", tau=facts.tau) / math.sqrt(0.25),
         why="M is that of whole gradients, of which a block is sent four times as large",
         trace=race(),
-        mean_square=True,
+        mean="draws",
     ),
     "Hogwild inside, averaging outside": System(
-        "Nadiradze et al., LPP-SGD, 2022",
+        "after Nadiradze et al., LPP-SGD, 2022: late coordinates stand for threads",
         lambda alpha, seed: sgd(
             alpha, ej.delay(ej.delays.per_coordinate(2), seed=seed), local.average(AXIS, H)
         ),
         why="no rule is proved for a mix behind a hold",
     ),
     "compressed preconditioner": System(
-        "Modoranu et al., EFCP, 2023",
+        "after Modoranu et al., EFCP, 2023: a diagonal preconditioner",
         lambda alpha, seed: optax.chain(
             ej.error_feedback(TOP), optax.scale_by_rms(), optax.sgd(alpha), ej.all_mean(AXIS)
         ),

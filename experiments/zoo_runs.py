@@ -229,40 +229,53 @@ class Constant(NamedTuple):
     rms: float  # B̂, root mean square over steps, workers and seeds
     step: float  # the largest over steps of the root mean square over workers and seeds
     largest: float  # the largest of all
+    bounded: float  # what B bounds: `largest`, or the largest mean of those that System.mean names
     moment: float  # M
     bound: float | None  # B
     classic: float | None
-    holds: bool | None  # whether what B bounds is within it
+    holds: bool | None  # whether it is within B; None where there is no B, or chance decides
 
 
 def constant(system: System, done: list[Done], facts: Facts) -> Constant:
     """Compares the measured with the derived constant over runs that differ in their seeds.
 
-    A bound of the mean square is compared with a mean over seeds, which may exceed its own
-    expectation by chance: it holds unless it is exceeded by more than three standard errors.
-    A mean of p views of size |x| rounds by p eps |x|; no smaller gap can be told from none.
+    A mean over draws may exceed its own expectation by chance: within three standard errors of B
+    it is not said to hold, nor to be broken. A mean of p views of size |x| rounds by p eps |x|; no
+    smaller gap can be told from none. A gap that is not finite breaks every bound.
     """
+    gaps = [one.gap.astype(np.float64) / facts.alpha**2 for one in done]  # [steps, workers] each
     bound = None if system.bound is None else system.bound(facts)
     classic = None if system.classic is None else system.classic(facts)
-    steps = min(len(one.gap) for one in done)
-    gaps = np.stack([one.gap[:steps] for one in done]).astype(np.float64) / facts.alpha**2
-    of_seeds = gaps.mean(2)  # [seeds, steps]
-    squares = of_seeds.mean(0)
+    if not all(np.isfinite(gap).all() for gap in gaps):
+        nan, holds = math.nan, None if bound is None else False
+        return Constant(nan, nan, nan, nan, facts.M, bound, classic, holds)
+    steps = max(len(gap) for gap in gaps)
+    squares = np.full((len(done), steps), math.nan)  # [seeds, steps], means over workers
+    for row, gap in zip(squares, gaps, strict=True):
+        row[: len(gap)] = gap.mean(1)
+    of_steps = np.nanmean(squares, 0)
+    largest = math.sqrt(max(float(gap.max()) for gap in gaps))
+    per_step = math.sqrt(float(of_steps.max()))
+    per_run = math.sqrt(float(np.nanmax(squares)))
+    bounded = {"": largest, "workers": per_run, "draws": per_step}[system.mean]
     found = Constant(
-        float(np.sqrt(squares.mean())),
-        float(np.sqrt(squares.max())),
-        float(np.sqrt(gaps.max())),
+        math.sqrt(float(of_steps.mean())),
+        per_step,
+        largest,
+        bounded,
         facts.M,
         bound,
         classic,
         None,
     )
-    if bound is None or not np.isfinite(squares).all():
+    if bound is None:
         return found
     size = max(float(_norm(one.params)) for one in done)
-    rounding = facts.p * float(jnp.finfo(jnp.float32).eps) * size / facts.alpha
-    if not system.mean_square:
-        return found._replace(holds=found.largest <= bound + rounding)
-    error = of_seeds.std(0, ddof=1) / math.sqrt(len(done)) if len(done) > 1 else 0 * squares
-    excess = np.sqrt(np.maximum(squares - 3 * error, 0)).max()
-    return found._replace(holds=bool(excess <= bound + rounding))
+    most = bound + facts.p * float(jnp.finfo(jnp.float32).eps) * size / facts.alpha
+    if bounded <= most:
+        return found._replace(holds=True)
+    if system.mean != "draws" or len(done) < 2:
+        return found._replace(holds=False)
+    error = np.nanstd(squares, 0, ddof=1) / math.sqrt(len(done))
+    surely = math.sqrt(float(np.nanmax(np.maximum(of_steps - 3 * error, 0))))
+    return found._replace(holds=False if surely > most else None)

@@ -543,3 +543,17 @@ def test_refused_with_a_message_that_helps(name):
 def test_numpy_integers_are_ints():
     local.average("w", np.int64(3))
     local.diloco("w", np.int32(3), delay=np.int64(1), fragments=np.int64(2)).init(LIKE)
+
+
+def test_states_that_went_through_numpy_have_the_same_mass():
+    """As a checkpoint gives them back: the gain counts all the same."""
+    chain = optax.chain(optax.sgd(1.0), ej.delay(2), local.diloco(AXIS, 4, 0.3, 0.6))
+    run = ej.simulate(ej.worker_step(lambda x, b: jnp.sum(x * b), chain, AXIS), 2)
+    states = run.init(jnp.zeros(2))
+    for _ in range(3):
+        states, _ = run.step(states, jnp.ones((2, 2)))
+    one = jax.tree.map(lambda x: x[0], states)
+    host = jax.device_get(one)
+    np.testing.assert_array_equal(
+        ej.virtual_params(host.params, host.opt_state), ej.virtual_params(*one)
+    )
