@@ -35,7 +35,7 @@ import sympy as sp
 
 from theory import symbols
 from theory.certificate import Claim, Condition, NotProvedError, remainder
-from theory.explain import explain, tex
+from theory.explain import explain, relation_text, tex
 from theory.gram import Scalar
 from theory.induction import Proof
 
@@ -121,6 +121,11 @@ class Bound:
         conditions += (NOISY,) if symbols.noisy in used else ()
         conditions += (SEVERAL_STEPS,) if symbols.log_T in used else ()
         own = {*symbols.used(*shown, *(condition.expr for condition in conditions)), *needs}
+        # A relation is an identity, or defines what the bound does not speak of.
+        for symbol, polynomial in claim.relations:
+            left = _put(_put(polynomial, known), last)
+            if own.issuperset(symbols.used(left)) and sp.simplify(left) != 0:
+                raise NotProvedError(f"{claim.name}: {symbol} needs {polynomial} = 0", left)
         # Scalar hypotheses are conditions too, if they speak of the bound's parameters alone.
         more = _put_conditions(_put_conditions(_scalar_hypotheses(claim), known), last)
         conditions += tuple(
@@ -263,6 +268,9 @@ class Bound:
         """Return formula, kind, conditions, assumptions, reference, parameters, a line each."""
         lines = [f"{self} ({self.kind})"]
         lines += [f"  where {condition.text}" for condition in self.conditions]
+        for symbol, polynomial in self.proof.claim.relations:
+            if _put(polynomial, symbols.DEFINITIONS) != 0:
+                lines.append(f"  where {relation_text(symbol, polynomial)}")
         lines += [f"  assumes {text}" for text in self.proof.claim.assumptions]
         lines += [f"  reference: {self.reference}"] if self.reference else []
         lines += [f"  {s}: {symbols.MEANINGS.get(s, '')}" for s in self.parameters]
@@ -336,7 +344,28 @@ def _scalar_hypotheses(claim: Claim) -> Iterator[Condition]:
 @cache
 def _compiled(expr: sp.Expr) -> tuple[tuple[sp.Symbol, ...], Callable[..., Any]]:
     arguments = symbols.used(expr)
-    return arguments, sp.lambdify(arguments, expr, "numpy")
+    stable = expr.replace(_is_decay, lambda power: _DECAY(1 - power.base, power.exp))
+    return arguments, sp.lambdify(arguments, stable, [{_DECAY.__name__: _decay}, "numpy"])
+
+
+_DECAY: Any = sp.Function("decay_of")
+
+
+def _is_decay(expr: sp.Basic) -> bool:
+    """Return whether this is (1 − loss)^steps, of which 1 − loss may lose all in rounding."""
+    if not (isinstance(expr, sp.Pow) and expr.base.is_Add):
+        return False
+    base, steps = expr.as_base_exp()
+    many = steps.is_positive and (not steps.is_number or steps > 2)
+    return bool(many and (1 - base).is_nonnegative)
+
+
+def _decay(loss: Any, steps: Any) -> Any:
+    """Return (1 − loss)^steps; a loss may exceed 1 by rounding."""
+    import numpy as np
+
+    with np.errstate(divide="ignore"):  # log 0 = −∞, and the power is 0
+        return np.exp(steps * np.log1p(-np.minimum(loss, 1.0)))
 
 
 def _evaluate(expr: sp.Expr, known: Mapping[sp.Symbol, Any]) -> Any:

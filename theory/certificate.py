@@ -40,6 +40,8 @@ Example:
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import sympy as sp
 
@@ -76,7 +78,8 @@ class Claim:
         hypotheses: what it assumes.
         conditions: where its parameters may lie, besides their signs; in order, so that a later
             condition may be stated in parameters that an earlier one bounds.
-        relations: (symbol, polynomial) pairs; the polynomial is zero, and monic in the symbol.
+        relations: (symbol, polynomial) pairs; the polynomial is zero, and monic in the symbol,
+            which it defines: for all values of the others it has a root of the symbol's sign.
         equality: whether the two sides are equal; then there are no hypotheses.
         remark: what the reader should know besides, such as "refutes: ..." or "corrects: ...".
     """
@@ -108,23 +111,44 @@ class Claim:
                 continue
             for text, expr in hypothesis.source._assumed():
                 # Where a parameter has been given a value, that is what is assumed.
-                scalar = all(symbol.is_nonnegative for symbol in expr.free_symbols)
                 values = [pair for pair in hypothesis.values if pair[0] in expr.free_symbols]
-                given = [f"{key} = {value}" for key, value in values if not value.is_Symbol]
-                if scalar and given:
+                scalar = all(symbol.is_nonnegative for symbol in expr.free_symbols)
+                told = [pair for pair in values if pair[1].is_number or scalar]
+                given = [f"{key} = {value}" for key, value in told if not value.is_Symbol]
+                if given:
                     text = f"{text} (at {', '.join(given)})"
-                yield text, expr.subs(values, simultaneous=True) if scalar and values else expr
+                yield text, expr.subs(values, simultaneous=True)
+
+    @cached_property
+    def _own(self) -> frozenset[Any]:
+        """The symbols of the claim's two sides."""
+        return frozenset(self.expr.free_symbols)
+
+    @cached_property
+    def _spoken(self) -> frozenset[Any]:
+        """The symbols of the claim and of all that it rests on."""
+        spoken = set(self._own)
+        for hypothesis in self.hypotheses:
+            spoken |= hypothesis.expr.free_symbols
+            if hypothesis.source is not None:
+                values = dict(hypothesis.values)
+                for symbol in hypothesis.source._spoken:
+                    spoken |= sp.sympify(values.get(symbol, symbol)).free_symbols
+        return frozenset(spoken)
 
     def _check_renaming(self, pairs: tuple[tuple[sp.Symbol, sp.Expr], ...]) -> None:
         """Refuse what would tear the Gram entries of one vector apart."""
         if not all(isinstance(key, sp.Symbol) for key, _ in pairs):
             raise ValueError(f"{self.name}: only symbols can be given values: {pairs}")
-        others = self.expr.atoms(Entry) - {key for key, _ in pairs}
+        kept, others = (names - {key for key, _ in pairs} for names in (self._spoken, self._own))
         for key, value in pairs:
+            # The vectors behind an assumption may have other names than those of its conclusion.
+            if value in (others if isinstance(key, Entry) else kept) and not key.is_nonnegative:
+                raise ValueError(f"{self.name}: {key} cannot become {value}, which it speaks of")
             if isinstance(key, Entry):
                 squares = all(len({*e.bases}) == 1 for e in sp.Tuple(key, value).atoms(Entry))
                 signed = value.is_nonnegative or isinstance(value, Entry)
-                alone = not any(key.bases[0] in other.bases for other in others)
+                alone = not any(key.bases[0] in getattr(e, "bases", ()) for e in others)
                 if not (squares and signed and alone):
                     raise ValueError(f"{self.name}: {key} cannot become {value}: it is no square")
 
@@ -189,12 +213,11 @@ class Certificate:
             raise NotProvedError(f"multipliers of hypotheses that it does not have: {unknown}")
         if claim.equality and (hypotheses or self.squares):
             raise NotProvedError("an equality has neither hypotheses nor squares")
-        if len(dict(claim.relations)) < len(claim.relations):
-            raise NotProvedError("two relations define one symbol")
-        for symbol, polynomial in claim.relations:
-            degree = sp.Poly(polynomial, symbol).degree()
-            if degree < 1 or region.is_positive(polynomial) or region.is_positive(-polynomial):
-                raise NotProvedError(f"{polynomial} = 0 has no root", polynomial)
+        later: set[sp.Basic] = set()  # a relation may speak of symbols that later ones define
+        for symbol, polynomial in reversed(claim.relations):
+            if symbol in later or not region.has_root(polynomial, symbol):
+                raise NotProvedError(f"{polynomial} = 0 does not define {symbol}", polynomial)
+            later |= polynomial.free_symbols
         for hypothesis in hypotheses.values():
             self._discharge(hypothesis, region)
         weights = [*self.multipliers.values(), *(weight for weight, _ in self.squares)]
@@ -213,6 +236,8 @@ class Certificate:
         if len({base.name for base in bases}) < len(bases):
             raise NotProvedError(f"two vectors have one name: {sorted(b.name for b in bases)}")
         for expr in exprs:
+            if not all(symbol.is_real for symbol in expr.free_symbols):
+                raise NotProvedError(f"not shown real: {expr}", expr)
             if not region.is_regular(expr):
                 raise NotProvedError(f"denominator not shown non-zero: {expr}", expr)
         parts = zip(weights, [*parts_used, *squares], strict=True)

@@ -241,7 +241,9 @@ class Chain:
         """Return the T from which on a rate is within 1 + ε of its value for exact SGD.
 
         For N and C it is a formula, for W one whose n₁ may depend on α; for S and P it is where a
-        proved condition begins to hold, found by halving. See `theory.horizon`.
+        proved condition begins to hold for good, found by halving; that it holds from there up to
+        T = e², or κT = e², beyond which it is proved to last, is checked on a grid of 400 points.
+        See `theory.horizon`.
 
         Args:
             epsilon: ε > 0.
@@ -289,7 +291,9 @@ class Chain:
             more = self.rate("W").expr - Chain(workers=self.workers).rate("W").expr
             scale = symbols.L**2 * symbols.alpha**2 * symbols.sigma**2
             held = sp.cancel((more / scale).subs(list(known.items())))
-        return of_formula(name, known, held, self.largest_step(name, L=L))
+        limits = self.rate(name).put(L=L).conditions
+        strict = any(c.strict for c in limits if c.expr.free_symbols == {symbols.alpha})
+        return of_formula(name, known, held, self.largest_step(name, L=L), strict)
 
     def report(
         self,

@@ -82,6 +82,18 @@ def vector_text(v: Vector, per_worker: Container[str] = ()) -> str:
     return text.removeprefix(" + ").strip() or "0"
 
 
+def relation_text(symbol: sp.Symbol, polynomial: sp.Expr) -> str:
+    """Return a relation as an equation for its symbol.
+
+    Example:
+        >>> from theory.symbols import gamma, root_gamma
+        >>> relation_text(root_gamma, root_gamma**2 - gamma)
+        '√γ**2 = γ'
+    """
+    power = symbol ** sp.Poly(polynomial, symbol).degree()
+    return f"{power} = {sp.factor(sp.expand(power - polynomial))}"
+
+
 def _certificate(certificate: Certificate, title: str) -> Iterator[str]:
     claim = certificate.claim
     yield title
@@ -194,7 +206,7 @@ def _steps(proof: Proof) -> Iterator[str]:
     if claim.assumptions:
         yield "  assuming " + "; ".join(claim.assumptions)
     if claim.relations:
-        yield "  with " + ", ".join(f"{polynomial} = 0" for _, polynomial in claim.relations)
+        yield "  where " + ", ".join(relation_text(*relation) for relation in claim.relations)
     if claim.remark:
         yield "  remark: " + claim.remark
     titles = ["  proof"] if len(proof.certificates) < 2 else ["  at the start", "  step"]

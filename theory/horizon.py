@@ -3,7 +3,7 @@
 Those of N, W and C are formulas. In that of W the noise weight n₁ may depend on α, and so on T; the
 T at which both agree is found by halving, as n₁ falls with α. For S and P a proved condition on T
 is solved by halving: where it holds once, it holds for every larger T (`horizon.log.lasts`,
-`horizon.root.lasts`), from T = e² and κT = e² on, the least that is returned.
+`horizon.root.lasts`), from T = e² and κT = e² on. Below, it is checked on a fine grid.
 """
 
 import math
@@ -28,6 +28,10 @@ NEEDS = {
 UNROLLED = {"S": unrolled.S, "P": unrolled.P}
 MOST = 1e13
 """Beyond as many steps, best steps of S and P are lost to rounding."""
+FINE = 400
+"""Points of the grid."""
+NUDGE = 1e-12
+"""How much longer than at the longest step, if that itself is not allowed."""
 Known = Mapping[sp.Symbol, float]
 
 
@@ -36,7 +40,9 @@ def _at(bound: Bound, known: Known) -> float:
     return bound.at(**{s.name: known[s] for s in bound.parameters if s in known})
 
 
-def of_formula(name: str, known: Known, held: sp.Expr, step: float) -> tuple[float, float]:
+def of_formula(
+    name: str, known: Known, held: sp.Expr, step: float, strict: bool
+) -> tuple[float, float]:
     """Return the horizons of N, W or C at both steps.
 
     Args:
@@ -44,6 +50,7 @@ def of_formula(name: str, known: Known, held: sp.Expr, step: float) -> tuple[flo
         known: the parameters' values.
         held: for W, n₁ as a function of α, which grows with it; else 0.
         step: the longest; both steps are as α² = (something)/T.
+        strict: whether steps must be shorter.
     """
     start = known[symbols.dist_0] if name == "C" else 2 * known[symbols.Delta] / known[symbols.L]
     squares = {"textbook": 1.0, "tuned": start / known[symbols.sigma] ** 2}
@@ -57,7 +64,7 @@ def of_formula(name: str, known: Known, held: sp.Expr, step: float) -> tuple[flo
                 return 0.0  # nothing is held
             return _at(bound, {**known, symbols.noise_held: n1})
 
-        shortest = square / step**2
+        shortest = square / step**2 * (1 + NUDGE * strict)
         if symbols.alpha in held.free_symbols:
             found.append(_first(lambda T, needed=needed: needed(T) <= T, shortest))
         else:
@@ -83,7 +90,8 @@ def of_condition(name: str, known: Known) -> tuple[float, float]:
             except ValueError:
                 return False
 
-        found.append(_first(holds, max(2.0, math.exp(2) * once[0]), MOST))
+        lasting = max(2.0, math.exp(2) * once[0])
+        found.append(_earlier(holds, _first(holds, lasting, MOST), lasting, once[0]))
     return found[0], found[1]
 
 
@@ -96,7 +104,29 @@ def _first(holds: Callable[[float], bool], start: float, most: float = math.inf)
         low, high = high, 2 * high
         if high > most or math.isinf(high):
             raise ValueError(f"no T up to {low:.0g} is large enough")
+    return _between(holds, low, high)
+
+
+def _between(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return where a condition begins to hold, that fails at `low` and holds at `high`."""
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _earlier(holds: Callable[[float], bool], found: float, lasting: float, once: float) -> float:
+    """Return the least T > max(2, once) from which on a condition holds up to `found`.
+
+    It lasts from `lasting` on; if it holds there, the grid's last point where it fails counts.
+    """
+    least = max(2.0, once * 1.001)  # at `once` the step is 0
+    if found > lasting or lasting <= least:
+        return found
+    ratio = (least / lasting) ** (1 / FINE)
+    high = found
+    for low in (*(lasting * ratio**i for i in range(1, FINE)), least):
+        if not holds(low):
+            return _between(holds, low, high)
+        high = low
     return high

@@ -26,7 +26,7 @@ from typing import Any
 import sympy as sp
 
 from theory.certificate import Certificate, Claim, Condition, Hypothesis, NotProvedError, Region
-from theory.gram import Scalar, Vector
+from theory.gram import Entry, Scalar, Vector
 
 Argument = tuple[
     tuple[Hypothesis, ...], Mapping[str, Scalar], tuple[tuple[Scalar, Vector | Scalar], ...]
@@ -95,6 +95,7 @@ class Induction:
 
     def check(self) -> Claim:
         """Prove the claim, or raise `NotProvedError` as `Certificate.check` does."""
+        self._check_vectors()
         region = Region(self.conditions)
         given = set().union(*(h.expr.free_symbols for h in self.step_by[0]))
         for old, new in zip(self.now, self.following, strict=True):
@@ -113,6 +114,22 @@ class Induction:
         for certificate in self.certificates:
             certificate.check()
         return self.claim
+
+    def _check_vectors(self) -> None:
+        """Refuse a start or a next state that is none of the vectors of which the claim speaks.
+
+        Noise of a step is new to the state; so nothing else in the claim may depend on it.
+        """
+        entries = self._claim("", self.now).expr.atoms(Entry)
+        others = {noise for entry in entries for base in entry.bases for noise in base.after}
+        for now, *values in zip(self.now, self.start, self.following, strict=True):
+            own = {base for base, _ in now.terms} if isinstance(now, Vector) else set()
+            fixed = others.difference(*(base.after for base in own))
+            for base in {base for v in values if isinstance(v, Vector) for base, _ in v.terms}:
+                noises = {*base.after, *((base.name,) if base.variance is not None else ())}
+                apart = base.deviation or (base.variance is not None and base.workers is None)
+                if (apart and not any(each.deviation for each in own)) or noises & fixed:
+                    raise NotProvedError(f"{self.name}: {base.name} is no part of such a vector")
 
 
 Proof = Certificate | Induction

@@ -72,17 +72,30 @@ class Unrolled:
             return grows - worth * self.start
         return grows * (1 - r**self.length) - worth * (self.start - floor)
 
-    def least(
-        self, alpha: sp.Symbol, known: Mapping[sp.Symbol, float], edge: float
-    ) -> float | None:
-        """Return the best α ≤ edge; None if no step is worth its noise, or a sign is wrong."""
+    def least(self, known: Mapping[sp.Symbol, float], edge: float) -> float | None:
+        """Return the best α ≤ edge; None if the bound rises from α = 0 on, or a sign is wrong.
+
+        Its slope at α → 0 is S − DcT or, where the floor fades in, −DcT.
+        """
         costs = (self.start, self.noise, self.drift, self.bend, self.pole)
         D, S, C, bend, h = (float(each.subs(list(known.items()))) for each in costs)
         c, T = (float(each.subs(list(known.items()))) for each in (self.rate, self.length))
         edge = min(edge, 1 / c)
-        if min(D, S, C, bend, h) < 0 or h * edge >= 1 or T < 1 or S >= D * c * T:
+        if min(D, S, C, bend, h) < 0 or h * edge >= 1 or T < 1:
             return None
-        slope = sp.lambdify(alpha, self.slope(alpha).subs(list(known.items())), "math")
+        if D == 0 or (not self.fades and S >= D * c * T):
+            return None
+
+        def slope(a: float) -> float:
+            """Return `self.slope` at α = a, accurate where αc is tiny."""
+            logarithm = math.log1p(-a * c) if a * c < 1 else -math.inf
+            worth = c * T * (math.exp((T - 1) * logarithm) if T > 1 else 1.0)
+            grows = S + 2 * C * a + bend * a * (2 - h * a) / (1 - h * a) ** 2
+            if not self.fades:
+                return grows - worth * D
+            floor = S * a + C * a**2 + bend * a**2 / (1 - h * a)
+            return grows * -math.expm1(T * logarithm) - worth * (D - floor)
+
         if slope(edge) <= 0:
             return edge
         low = edge
@@ -186,7 +199,7 @@ class Minimum:
         limits = [c.expr for c in self.bound.conditions if self.symbol in c.expr.free_symbols]
         if self.unrolled:
             ends = [root for expr in limits for root in positive_roots(expr, self.symbol, known)]
-            step = self.unrolled.least(self.symbol, known, min(ends, default=math.inf))
+            step = self.unrolled.least(known, min(ends, default=math.inf))
             if step is None:
                 raise ValueError(f"{self.bound.name} has no least value in {self.symbol}")
             return step, self.bound.at(**{**values, name: step})

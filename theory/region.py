@@ -169,6 +169,22 @@ class Region:
             return self.is_positive(value)
         return not symbol.is_nonnegative or self.is_nonnegative(value)
 
+    def has_root(self, polynomial: sp.Expr, symbol: sp.Symbol) -> bool:
+        """Return whether a polynomial is shown to have a root that `symbol` may be.
+
+        A polynomial that is at most zero at zero, and grows, has a non-negative root. Where it is
+        zero at zero, a positive symbol leaves that boundary out.
+        """
+        numerator = sp.Poly(_fraction(polynomial)[0], symbol)
+        if numerator.degree() < 1 or not symbol.is_real:
+            return False
+        if not symbol.is_nonnegative:
+            return numerator.degree() == 1 and self._strict(numerator.LC())
+        first, last = numerator.LC(), numerator.TC()
+        above = self.is_nonnegative(first) and self.is_nonnegative(-last)
+        below = self.is_nonnegative(-first) and self.is_nonnegative(last)
+        return last != 0 and (above or below)
+
     def is_regular(self, expr: Scalar) -> bool:
         """Return whether expr's denominator, in lowest terms, is shown to have no zero."""
         return self._strict(_fraction(expr)[1])

@@ -139,6 +139,9 @@ class DelayStability(Certificate):
       |z| grows with y at every crossing, so roots leave the circle, one by one, and never return.
     * *Start.* At y = 0 the roots are 0, and 1 once, which moves inwards: dz/dy = −1.
 
+    Taken as known: a polynomial's roots move continuously with its coefficients; |sin qx| ≤ q sin x
+    for whole q and 0 ≤ x ≤ π/2; Jordan's inequality, sin x ≥ 2x/π there.
+
     In some cases the same is shown once more, by counting: the limit's minimal polynomial divides
     `crossings`, which has no smaller positive root, and one rational in each range between the
     crossings is put to the Schur–Cohn test.

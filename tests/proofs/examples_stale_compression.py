@@ -43,5 +43,5 @@ def two_prices(rng: np.random.Generator) -> Values:
 EXAMPLES = {
     r"nofeedback\.stale(\.(step|sum))?": of(a_run, late=False),
     r"nofeedback\.stale\.attained": stuck,
-    r"feedback\.(price\.late|wins)": two_prices,
+    r"feedback\.price\.(late|all)": two_prices,
 }

@@ -224,7 +224,7 @@ def fed_back(rng: np.random.Generator, more: bool = False) -> Values:
     for _ in range(4000):
         h = root * (h + M)
     B = h * (1 + 1e-12) * (rng.choice([1, 1.5]) if more else 1)
-    return {"d": d, "k": k, "M": M, "B": B, "√γ": root}
+    return {"γ": 1 - k / d, "M": M, "B": B, "√γ": root}
 
 
 EXAMPLES = {

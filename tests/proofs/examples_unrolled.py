@@ -59,7 +59,6 @@ def fading(rng: np.random.Generator, kind: str) -> Values:
             return v | {
                 "α*": best, "α": alpha, "e": abs(gain), "r^T": (1 - alpha * v["c"]) ** v["T"],
                 "r*^(T−1)": (1 - best * v["c"]) ** (v["T"] - 1), "t": v["T"],
-                "1−r*^T": 1 - (1 - best * v["c"]) ** v["T"],
             }  # fmt: skip
 
 

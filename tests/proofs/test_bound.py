@@ -176,3 +176,12 @@ def test_a_bound_says_what_its_proof_shows() -> None:
     better = [sp.Rational(99, 100) * term for term in proof.claim.rhs]
     with pytest.raises(NotProvedError, match="does not show"):
         Bound.of(proof, "too good", *better)
+
+
+def test_values_must_meet_the_relations_of_a_claim() -> None:
+    (proof,) = (proof for proof in theory.proofs() if proof.claim.name == "N.optimal.exact")
+    L, T, Delta, p, sigma = symbols.L, symbols.T, symbols.Delta, symbols.p, symbols.sigma
+    step = sp.sqrt(2 * Delta * p / (L * T * sigma**2))
+    assert "where Δ = " in Bound.of(proof, "mean", values={symbols.best: step}).describe()
+    with pytest.raises(NotProvedError, match="needs"):
+        Bound.of(proof, "mean", values={symbols.best: step / 1000})

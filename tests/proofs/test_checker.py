@@ -171,6 +171,10 @@ SHORT = Claim(
     conditions=(Condition("αL ≤ 1", 1 - alpha * L, alpha, 1 / alpha),),
 )  # fmt: skip
 
+apart = per_worker("g") - mean(per_worker("g"), p)
+SMALL = Hypothesis("‖g_i − mean g‖² ≤ M²", symbols.M**2 - norm2(apart))
+OPPOSED = Hypothesis("⟨ξ, b⟩ ≤ 0", -inner(xi, late))
+
 
 def zero(*squares: Any, lhs: Any = 1, **changes: Any) -> Certificate:
     """Claim lhs ≤ 0."""
@@ -216,6 +220,55 @@ FALSE = {
     ),
     "a relation without a symbol": lambda: zero(relations=((rho, sp.S.One),)),
     "a relation without a root": lambda: zero((1, rho), relations=((rho, rho**2 + 1),)),
+    "a relation without a real root": lambda: zero(
+        (1, symbols.f_star), relations=((symbols.f_star, symbols.f_star**2 + 1),)
+    ),
+    "a relation without a root of one sign": lambda: zero(
+        (L, alpha - rho),
+        lhs=L,
+        relations=((alpha, sp.expand((alpha - rho) ** 2 + 1)),),
+    ),
+    "a symbol that is not real": lambda: zero((1, sp.Symbol("x")), lhs=-(sp.Symbol("x") ** 2)),
+    "a relation that hides a condition": lambda: zero(
+        (held, 1), lhs=alpha - L, relations=((held, held - L + alpha),)
+    ),
+    "relations in a circle": lambda: zero(
+        (1, 1), lhs=rho - L, relations=((L, L - rho - 1), (rho, rho - L - 1))
+    ),
+    "two symbols renamed to one": lambda: from_(
+        Claim("s", "", symbols.f_x, (symbols.f_next - 1,)).instance({symbols.f_x: symbols.f_next}),
+        Claim("false", "", 1, (0,)),
+    ),
+    "two squares renamed to one": lambda: from_(
+        Claim("s", "", 4 * norm2(b), (norm2(a),)).instance({norm2(a): norm2(b)}),
+        Claim("false", "", norm2(b), (0,)),
+    ),
+    "a symbol of what is assumed renamed to another": lambda: from_(
+        Claim(
+            "s", "", symbols.f_x, (symbols.f_0,), (Hypothesis("f(v)", symbols.f_x - symbols.f_v),)
+        ).instance({symbols.f_x: symbols.f_v}),
+        Claim("false", "", symbols.f_v, (symbols.f_0,)),
+    ),
+    "a sum of deviations that is common to all workers": lambda: Induction(
+        "false",
+        "",
+        lambda e, t: (norm2(e), (t * symbols.M**2,)),
+        (a * 0, 0),
+        (a, steps),
+        (a + apart, steps + 1),
+        ((), {}, ()),
+        ((SMALL,), {SMALL.name: 1, SO_FAR: 1}, ()),
+    ),
+    "a state that meets its noise again": lambda: Induction(
+        "false",
+        "",
+        lambda e: (inner(e, late), (0,)),
+        (a * 0,),
+        (a,),
+        (a + xi,),
+        ((), {}, ()),
+        ((OPPOSED,), {OPPOSED.name: 1, SO_FAR: 1}, ()),
+    ),
     "two relations for one symbol": lambda: zero(relations=((rho, rho**2 - 2), (rho, rho**2 - 3))),
     "a condition that nothing meets": lambda: zero(
         (-1 - alpha, 1), lhs=1 + alpha, conditions=(Condition("α ≤ −1", -1 - alpha, alpha),)
@@ -252,3 +305,10 @@ def test_an_instance_says_what_it_assumes() -> None:
     source = Claim("s", "", 2 * rho, (2,), (Hypothesis("ρ ≤ 1", 1 - rho),))
     use = Claim("use", "", L, (0,), (source.instance({rho: 1 + L}),))
     assert use.assumptions == ("ρ ≤ 1 (at ρ = L + 1)",)
+
+
+def test_an_instance_says_what_it_assumes_of_vectors() -> None:
+    near = Hypothesis("‖a‖² ≤ B²", symbols.B**2 - norm2(a))
+    source = Claim("s", "", norm2(a), (symbols.B**2,), (near,))
+    use = Claim("use", "", norm2(a), (0,), (source.instance({symbols.B: 0}),))
+    assert use.assumptions == ("‖a‖² ≤ B² (at B = 0)",)

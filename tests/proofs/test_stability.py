@@ -26,6 +26,7 @@ from theory.roots import (
 PROOFS = {proof.claim.name: proof for proof in stability.proofs()}
 DELAYED = [proof for proof in PROOFS.values() if isinstance(proof, DelayStability)]
 PARAMETERS = (symbols.d, symbols.tau, symbols.k)
+KINDS = ("shared", "separate")
 LINEAR = [proof for proof in PROOFS.values() if isinstance(proof, LinearStability)]
 
 
@@ -227,6 +228,14 @@ def test_bounds_are_the_limits() -> None:
     assert bounds["cyclic.shared"].at(d=7, k=7, tau=3) == pytest.approx(limit(1, 3))
     with pytest.raises(ValueError, match="a whole number"):
         bounds["cyclic.shared"].at(d=10, k=20, tau=2)
+    for name, given in (("delay.limit", {}), *((f"cyclic.{x}", {"d": 40, "k": 10}) for x in KINDS)):
+        with pytest.raises(ValueError, match=r"τ is a whole number, which τ = 0\.5 breaks"):
+            bounds[name].at(tau=0.5, **given)
+        with pytest.raises(ValueError, match="τ is a whole number"):
+            bounds[name].put(tau=1.5)
+        if given:
+            with pytest.raises(ValueError, match="d/k is a whole number, which d = 25, k = 10"):
+                bounds[name].at(tau=1, d=25, k=10)
     for tau, expected in ((0, 2 / 10), (2, 2 / 6), (5, 1 / 5)):
         single = bounds["cyclic.separate"].at(d=100, k=10, tau=tau)
         assert single == pytest.approx(expected)

@@ -84,6 +84,45 @@ def test_unrolled_bounds_are_least_where_halving_says(name: str) -> None:
     assert 0 < at_edge < 10
 
 
+@pytest.mark.parametrize("name", ["S", "P"])
+def test_a_floor_that_fades_in_leaves_a_best_step_at_any_noise(name: str) -> None:
+    """Against scans of two kinds of constants: S ≥ DcT, where S.simple and P.simple refuse."""
+    bound, rng, noisy = BOUNDS[name], np.random.default_rng(5), 0
+    least, simple = bound.minimise("alpha"), BOUNDS[f"{name}.simple"].minimise("alpha")
+    for _ in range(50):
+        values = unrolled_setting(rng, name)
+        start = "Z_0" if name == "S" else "Delta"
+        values |= {"sigma": np.exp(rng.uniform(-2, 6)), start: np.exp(rng.uniform(-9, 3))}
+        step, value = least.at(**values)
+        grid = np.geomspace(1e-15, 1, 4001) / values["L"]
+        curve = bound.curve(alpha=grid, **values)
+        near = step * np.append(np.geomspace(0.99, 1, 500), 1.0)
+        assert value <= min(curve.min(), bound.curve(alpha=near, **values).min()) * (1 + 1e-12)
+        assert value == pytest.approx(curve.min(), rel=1e-3)
+        assert value < values[start]
+        try:
+            simple.at(**values)
+        except ValueError:
+            noisy += 1
+    assert 10 < noisy < 40
+    values = {"L": 1, "c": 0.1, "p": 1, "sigma": 10, "B": 1, "T": 100, start: 1}
+    assert least.at(**values)[1] < 0.9976
+
+
+@pytest.mark.parametrize("name", ["S.simple", "P.simple"])
+@pytest.mark.parametrize("put", [False, True])
+def test_powers_are_accurate_at_the_smallest_steps(name: str, put: bool) -> None:
+    """1 − αc rounds away most of αc = 1e-13; the power T = 1e13 is 1/e all the same."""
+    start = "Z_0" if name.startswith("S") else "Delta"
+    known = {"L": 1.0, "c": 1e-3, "p": 1, "T": 1e13, "alpha": 1e-10, start: 1.0}
+    zero = {"sigma": 0.0, "B": 0.0}
+    bound, some = BOUNDS[name], {key: known[key] for key in known if key != "alpha"}
+    value = bound.put(**some).at(alpha=known["alpha"], **zero) if put else bound.at(**known, **zero)
+    assert value == pytest.approx(np.exp(-1), rel=1e-9)
+    edge = known | zero | {"alpha": 1.0, "c": 1 - 1e-16, "T": 5}
+    assert bound.curve(**edge) == pytest.approx(0, abs=1e-60)
+
+
 @pytest.mark.parametrize("name", ["S", "P", "S.simple", "P.simple"])
 def test_the_equation_is_zero_at_the_best_step(name: str) -> None:
     bound = BOUNDS[name]
@@ -101,9 +140,10 @@ def test_the_equation_is_zero_at_the_best_step(name: str) -> None:
 
 
 def test_steps_that_are_worth_nothing() -> None:
+    """Simplified, at S ≥ DcT; where the floor fades in, at a start at the optimum alone."""
     values = {"L": 1, "c": 0.5, "T": 10, "sigma": 1, "B": 1, "p": 1}
-    for name in ("S", "P", "S.simple", "P.simple"):
-        start = {"Z_0" if name.startswith("S") else "Delta": 1e-3}
+    for name, far in {"S": 0, "P": 0, "S.simple": 1e-3, "P.simple": 1e-3}.items():
+        start = {"Z_0" if name.startswith("S") else "Delta": far}
         with pytest.raises(ValueError, match="no least value in α"):
             BOUNDS[name].minimise("alpha").at(**values, **start)
     with pytest.raises(ValueError, match="no rational function"):

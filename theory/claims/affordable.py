@@ -21,15 +21,14 @@ from theory.symbols import (
     T,
     alpha,
     c,
-    d,
     dist_0,
     dist_next,
     epsilon,
     f_next,
     f_star,
     f_x,
+    gamma,
     grad_sum,
-    k,
     p,
     root_gamma,
     sigma,
@@ -131,21 +130,21 @@ def relaxations() -> tuple[Proof, ...]:
         {held.name: 1 / M**2},
     )
     r, part = root_gamma, B / (M + B)
-    top_k = ((r, r**2 - 1 + k / d),)
+    square = ((r, r**2 - gamma),)
     feedback = Hypothesis("M√γ ≤ B(1 − √γ)", B * (1 - r) - M * r)
     fraction = Certificate(
         Claim(
             "affordable.topk",
-            "γ = 1 − k/d, M√γ/(1 − √γ) ≤ B: k/d ≥ 1 − (B/(M + B))²",
-            -k / d,
+            "γ = 1 − k/d: M√γ/(1 − √γ) ≤ B, so k/d = 1 − γ ≥ 1 − (B/(M + B))²",
+            gamma - 1,
             (-(1 - part**2),),
             (feedback,),
             (),
-            top_k,
+            square,
         ),
         {feedback.name: (part + r) / (M + B)},
     )
-    enough = Hypothesis("k/d ≥ 1 − (B/(M + B))²", k / d - 1 + part**2)
+    enough = Hypothesis("k/d = 1 − γ ≥ 1 − (B/(M + B))²", part**2 - gamma)
     allowed = Certificate(
         Claim(
             "affordable.topk.enough",
@@ -154,7 +153,7 @@ def relaxations() -> tuple[Proof, ...]:
             (B,),
             (enough,),
             (Condition("γ < 1", 1 - r, r, 1 / r, strict=True),),
-            top_k,
+            square,
         ),
         {enough.name: (M + B) / ((1 - r) * (part + r))},
     )

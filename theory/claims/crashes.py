@@ -98,7 +98,8 @@ def shared_out() -> tuple[Proof, ...]:
 
     x counts of a last message u the share π of the survivors that got it: l_i = (π − χ_i)u/p, χ_i
     = 1 or 0, has mean square π(1 − π)‖u‖²/p² ≤ ‖u‖²/(4p²). A constant gradient attains it, if one
-    half of the survivors gets all last messages and the other half none.
+    half of the survivors gets all last messages and the other half none. This x is that of no rate:
+    it jumps when a worker crashes, as the mean is then over fewer.
     """
     got = per_worker("χu")
     missed = got - mean(got, p)
@@ -116,12 +117,13 @@ def shared_out() -> tuple[Proof, ...]:
     )
     run = window_of(
         "crashes.mean",
-        "x the mean of the survivors' views, n = f: mean ‖h_i‖² ≤ α²(nM/(2p))²",
+        "x the mean of the views alive now, n = f: mean ‖h_i‖² ≤ α²(nM/(2p))²",
         part.claim.instance({entry(missed, missed): NORM_U}),
         SIZE2 / (4 * p**2),
         part=U * (1 / p),
     )
-    return (part, run)
+    no_rate = "x is the mean of the workers alive now, which jumps at a crash: no x of crashes.rate"
+    return (part, replace(run, remark=no_rate))
 
 
 def delayed() -> tuple[Proof, ...]:
@@ -251,14 +253,21 @@ def proofs() -> tuple[Proof, ...]:
 
 
 def bounds() -> tuple[Bound, ...]:
-    """Return the elastic constants, what x itself lacks, and the rate."""
+    """Return the elastic constants, what x and the survivors' mean lack, and the rate."""
     _, run, lost = last_messages()
     how_many = {n: crashed}
     whole = Condition("τ ≥ 1", tau - 1, tau)
     rate = Bound.of(rates()[-1], "Σ η_t E‖∇f(x_t)‖²/Σ η_t")  # η is no parameter of it
     return (
         elastic(run, n * M / p, kind="tight", values=how_many),
-        elastic(shared_out()[-1], n * M / (2 * p), kind="tight", values=how_many),
+        Bound.of(
+            shared_out()[-1],
+            "(mean ‖h‖²)^½/α among workers alive now; not the x of crashes.rate",
+            n * M / (2 * p),
+            kind="tight",
+            values=how_many,
+            link=lambda size: (alpha * size) ** 2,
+        ),
         Bound.of(
             lost,
             "‖x' − x‖/α, x' counts every update",

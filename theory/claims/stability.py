@@ -48,7 +48,7 @@ def delay_limits() -> tuple[Proof, ...]:
                 "delay.limit",
                 "x_{t+1} = x_t − αL x_{t−τ} is stable iff αL < 2 sin(π/(4τ + 2)), for every τ",
                 late,
-                "exact; where τ ≤ 5, also shown by counting roots",
+                "given continuity of roots, Jordan's inequality; τ ≤ 5 also by counting roots",
             ),
             {},
             cases={(1, delay): ranges(1, delay) for delay in range(6)},
@@ -205,7 +205,8 @@ def proofs() -> tuple[Proof, ...]:
     return (*delay_limits(), *separate_limits(), *feedback_limits())
 
 
-WHOLE_BLOCKS = (Condition("d/k ≥ 1, a whole number", BLOCKS - 1, d),)
+WHOLE_DELAY = Condition("τ is a whole number", sp.floor(tau) - tau, tau)
+WHOLE_BLOCKS = Condition("d/k is a whole number", sp.floor(BLOCKS) - BLOCKS, d)
 
 
 def bounds() -> tuple[Bound, ...]:
@@ -219,11 +220,11 @@ def bounds() -> tuple[Bound, ...]:
     with_it, without = (
         sp.sympify(proof.claim.rhs[0]).subs(root_gamma, root) for proof in (memory, none)
     )
-    rare = Condition("τ ≤ d/k", BLOCKS - tau, tau)
+    rare, whole = Condition("τ ≤ d/k", BLOCKS - tau, tau), (WHOLE_DELAY, WHOLE_BLOCKS)
     rows = (
-        (delayed, "αL, delay τ", sp.sympify(delayed.claim.rhs[0]), ()),
-        (cyclic, "αL, blocks sent in turn, delay τ", sp.sympify(cyclic.claim.rhs[0]), WHOLE_BLOCKS),
-        (alone, "αL, an entry sent every d/k ≥ τ steps, delay τ", longest, (rare,)),
+        (delayed, "αL, delay τ", sp.sympify(delayed.claim.rhs[0]), (WHOLE_DELAY,)),
+        (cyclic, "αL, blocks sent in turn, delay τ", sp.sympify(cyclic.claim.rhs[0]), whole),
+        (alone, "αL, an entry sent every d/k ≥ τ steps, delay τ", longest, (*whole, rare)),
         (memory, "αL, feedback", with_it, (contracts,)),
         (none, "αL, no feedback", without, (contracts,)),
     )

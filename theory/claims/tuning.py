@@ -29,7 +29,6 @@ from theory.symbols import (
     decay_best,
     drift_cost,
     gain,
-    lost_best,
     noise_cost,
     pole,
     start_cost,
@@ -193,7 +192,7 @@ def power() -> tuple[Proof, ...]:
     terms = (D * decay, S * alpha, C * alpha**2)
     at_best = D * y * decay_best + S * best + C * best**2
     slope = D * c * T * decay_best - S - 2 * C * best
-    stationary = ((S, -slope),)
+    stationary = ((D, D - (S + 2 * C * best) / (c * T * decay_best)),)
     minimum = Certificate(
         Claim(
             "power.best",
@@ -263,13 +262,15 @@ def fading() -> tuple[Proof, ...]:
     y, r = 1 - best * c, decay_best
     above = power()[0].claim.instance({steps: T})
     fallen = power()[3].claim.instance({decay_best: y * r})
+    lost = 1 - y * r
+    decayed = Hypothesis("(1 − α*c)^T ≤ 1", lost)
     slope = sp.diff(floor(best), best)
     rest = (1 - pole * alpha) * (1 - pole * best)
     # F − F* − F′*(α − α*), of (α − α*)²; and F − F*, of α − α*; in two parts for speed.
     convex = (C, bend_cost / (rest * (1 - pole * best)))
     grown = (S + C * (alpha + best), bend_cost * (alpha * (1 - pole * best) + best) / rest)
     ends = floor(alpha) - floor(best) + gain  # D − F*
-    falls = c * T * r * ends - slope * lost_best
+    falls = c * T * r * ends - slope * lost
     falling = Hypothesis("cTr*(D − F*) ≥ F′*(1 − (1 − α*c)^T)", falls)
     rising = Hypothesis("cTr*(D − F*) ≤ F′*(1 − (1 − α*c)^T)", -falls)
     shorter = (SHORT_BEST, SHORTER, _inside(best))
@@ -282,52 +283,51 @@ def fading() -> tuple[Proof, ...]:
         conditions: tuple[Condition, ...],
         more: sp.Expr,  # D − F(α)
     ) -> Claim:
-        start, forgets = floor(alpha) + more, lost_best - 1 + y * r
+        start = floor(alpha) + more
         parts = (S * alpha, C * alpha**2, bend_cost * alpha**2 / (1 - pole * alpha))
         return Claim(
             name,
             text,
-            start * y * r + floor(best) * lost_best,
+            start * y * r + floor(best) * lost,
             (start * decay, *((1 - decay) * part for part in parts)),
             hypotheses,
             conditions,
-            ((lost_best, forgets),),
         )
 
-    weights = (*(lost_best * part for part in convex), *(c * T * r * part for part in grown))
+    weights = tuple(c * T * r * part for part in grown)
     squares = tuple((weight, alpha - best) for weight in weights)
+    bent = sum(convex) * (alpha - best) ** 2
     edge = Certificate(
         claim(
             "fading.edge",
             "falling at α* ≥ α, F(α) ≤ D: Dr + (1 − r)F is no less at α",
-            (above, falling),
+            (above, falling, decayed),
             shorter,
             gain,
         ),
-        {above.name: gain, falling.name: best - alpha},
+        {above.name: gain, falling.name: best - alpha, decayed.name: bent},
         squares,
     )
     past = Certificate(
         claim(
             "fading.past",
             "rising at α* ≤ α, F(α) ≤ D: Dr + (1 − r)F is no less at α",
-            (above, rising),
+            (above, rising, decayed),
             longer,
             gain,
         ),
-        {above.name: gain, rising.name: alpha - best},
+        {above.name: gain, rising.name: alpha - best, decayed.name: bent},
         squares,
     )
     far = Certificate(
         claim(
             "fading.far",
             "α* ≤ α, D ≤ F(α): Dr + (1 − r)F is no less at α",
-            (fallen,),
+            (fallen, decayed),
             longer,
             -gain,
         ),
-        {fallen.name: gain},
-        tuple(((alpha - best) * part * lost_best, ONE) for part in grown),
+        {fallen.name: gain, decayed.name: (alpha - best) * sum(grown)},
     )
     return (edge, past, far)
 

@@ -160,6 +160,7 @@ def best_steps() -> tuple[Proof, ...]:
         costs = {start_cost: rate.start, noise_cost: rate.noise, drift_cost: rate.drift}
         at_best = minimum.claim.instance(costs)
         elastic = 2 * rate.drift * best * sigma**2 / rate.noise
+        needed = rate.start * (sigma**2 + elastic) / (sigma**2 - rate.balance)
         least.append(
             Certificate(
                 Claim(
@@ -169,7 +170,7 @@ def best_steps() -> tuple[Proof, ...]:
                     rate.terms,
                     (at_best,),
                     (tuning.SHORT, tuning.SHORT_BEST),
-                    ((sigma, sp.expand(rate.balance + elastic)),),
+                    ((rate.start, rate.start - needed),),
                 ),
                 {at_best.name: ONE},
             )
