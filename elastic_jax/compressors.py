@@ -203,8 +203,7 @@ def quantize(bits: int = 8) -> Compressor:
     Reference:
         Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD", 2017.
     """
-    if whole("bits", bits, "number of bits", 2) > 8:
-        raise ValueError(f"bits={bits!r} is out of range; pass an int from 2 to 8")
+    bits = whole("bits", bits, "number of bits", 2, 8)
     side = 2 ** (bits - 1) - 1
 
     def levels(key, x):
