@@ -82,7 +82,9 @@ def test_crashes_attain_the_bound_of_the_theory(forward):
         assert lacks.max() <= bound * (1 + 1e-6) and not lacks[:3].any()
         most = max(most, lacks[3].max())
         after = lacks[4:]
-        assert not after.any() if forward else (after == lacks[3]).all()
+        rounding = 7 * 5 * float(jnp.finfo(jnp.float32).eps)  # steps, messages in a sum
+        stays = np.abs(after - (0 if forward else lacks[3])).max()
+        assert stays == 0 if forward else stays <= rounding
         lost = np.diff(double(mass["lost"])[..., 0], axis=0)[2]  # messages that nobody got
         unheard = 3 * np.round(np.abs(lost).sum() / ALPHA)
         missing = np.round(lacks[3, [0, 2, 3]] * 5).sum()
