@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax.checks import whole
+from elastic_jax.checks import check_seed, whole
 from elastic_jax.exchange import AxisName, all_mean, axis_names, gather, mean, worker_index
 from elastic_jax.fates import (
     check_probability,
@@ -30,7 +30,7 @@ from elastic_jax.fates import (
     with_remainder,
 )
 from elastic_jax.neighbours import workers_on
-from elastic_jax.order import check_seed, relaxation
+from elastic_jax.order import relaxation
 from elastic_jax.precision import minus, plus, wide, zeros
 from elastic_jax.views import no_remainder
 

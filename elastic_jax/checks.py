@@ -1,7 +1,11 @@
 """Refusals that name the argument, its value and the remedy."""
 
+import math
+import numbers
 import operator
 from typing import Any
+
+import jax
 
 
 def whole(
@@ -27,3 +31,26 @@ def whole(
         room = f">= {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}={value!r} is no {what}; pass an int {room}")
     return number
+
+
+def steps(name: str, value: Any, least: int = 0) -> int:
+    """Returns a number of steps; refuses any other, and what is no int by its type."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}={value!r} is no number of steps; pass an int >= {least}")
+    if value < least:
+        raise ValueError(f"{name}={value} is out of range; pass an int >= {least}")
+    return int(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Returns a finite number above 0; refuses any other."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name}={value!r} is out of range; pass a finite number > 0")
+    return float(value)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses a seed that is no int (a JAX integer scalar may be traced)."""
+    if isinstance(seed, bool) or not isinstance(seed, (numbers.Integral, jax.Array)):
+        raise TypeError(f"seed={seed!r} is no seed; pass an int")

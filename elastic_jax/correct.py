@@ -5,7 +5,6 @@
 the server's parameters are now (`server_params`). `predict` is a relaxation like any other.
 """
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.checks import whole
+from elastic_jax.checks import positive, whole
 from elastic_jax.order import relaxation
 from elastic_jax.precision import minus, narrow_as, plus, wide, zeros
 
@@ -31,7 +30,7 @@ class Rule(NamedTuple):
 
 def inverse(power: float = 1.0) -> Rule:
     """`(1 + staleness)^-power`: the staler, the smaller."""
-    power = _positive("power", power)
+    power = positive("power", power)
     return Rule(f"inverse({power:g})", lambda staleness: (1 + staleness) ** -power)
 
 
@@ -145,7 +144,7 @@ def compensate(
     Reference:
         Zheng et al., "Asynchronous SGD with delay compensation" (DC-ASGD), 2017.
     """
-    strength, epsilon = _positive("strength", strength), _positive("epsilon", epsilon)
+    strength, epsilon = positive("strength", strength), positive("epsilon", epsilon)
     kept = 0.0 if decay is None else _fraction("decay", decay)
 
     def init(params):
@@ -231,7 +230,7 @@ def predict(steps: float, momentum: float = 0.9) -> optax.GradientTransformation
     """
     if steps == 0 and not isinstance(steps, bool):
         return optax.with_extra_args_support(optax.identity())
-    steps, momentum = _positive("steps", steps), _fraction("momentum", momentum)
+    steps, momentum = positive("steps", steps), _fraction("momentum", momentum)
 
     def update(updates, state, params=None, **extra):
         trend = jax.tree.map(lambda s, u: s + (1 - momentum) * (wide(u) - s), state.trend, updates)
@@ -245,11 +244,4 @@ def predict(steps: float, momentum: float = 0.9) -> optax.GradientTransformation
 def _fraction(name: str, value: Any) -> float:
     if not (isinstance(value, numbers.Real) and 0 <= float(value) < 1):
         raise ValueError(f"{name}={value!r} is out of range; pass a number in [0, 1)")
-    return float(value)
-
-
-def _positive(name: str, value: Any) -> float:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name}={value!r} is out of range; pass a finite number > 0")
     return float(value)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elastic_jax import checks
 from elastic_jax.traces import Trace
 
 
@@ -26,14 +27,6 @@ class DelayModel(NamedTuple):
     name: str
     longest: Any
     draw: Callable[[chex.PRNGKey, chex.Array, Any], Any] | None = None
-
-
-def _check_steps(value: Any, name: str, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}={value!r} is no number of steps; pass an int >= {least}")
-    if value < least:
-        raise ValueError(f"{name}={value} is out of range; pass an int >= {least}")
-    return int(value)
 
 
 def constant(steps: Any, longest: int | None = None) -> DelayModel:
@@ -54,11 +47,11 @@ def constant(steps: Any, longest: int | None = None) -> DelayModel:
             raise ValueError(
                 f"steps has shape {steps.shape} and dtype {steps.dtype}; pass an integer scalar"
             )
-        room = _check_steps(longest, "longest")
+        room = checks.steps("longest", longest)
         late = jnp.clip(steps.astype(jnp.int32), 0, room)
         return DelayModel(f"constant(≤{room})", room, _same_for_all(lambda key, step: late))
-    fixed = _check_steps(steps, "steps")
-    if longest is not None and _check_steps(longest, "longest") < fixed:
+    fixed = checks.steps("steps", steps)
+    if longest is not None and checks.steps("longest", longest) < fixed:
         raise ValueError(f"longest={longest} is less than steps={fixed}; leave it out")
     return DelayModel(f"constant({fixed})", fixed)
 
@@ -69,14 +62,14 @@ def per_leaf(steps: Any) -> DelayModel:
     Args:
         steps: a tree of ints shaped like the parameters (or a prefix of it).
     """
-    jax.tree.map(lambda value: _check_steps(value, "steps"), steps)
+    jax.tree.map(lambda value: checks.steps("steps", value), steps)
     return DelayModel(f"per_leaf({steps})", steps)
 
 
 def uniform(shortest: int, longest: int) -> DelayModel:
     """Each update's delay is drawn from shortest…longest, all alike, independent of its content."""
-    low = _check_steps(shortest, "shortest")
-    high = _check_steps(longest, "longest")
+    low = checks.steps("shortest", shortest)
+    high = checks.steps("longest", longest)
     if high < low:
         raise ValueError(f"longest={high} is less than shortest={low}; swap them")
 
@@ -114,7 +107,7 @@ def geometric(mean: float, longest: int) -> DelayModel:
         mean: of the delay without the cut, in steps, > 0.
         longest: the longest delay; the distribution is renormalised over 0…longest.
     """
-    room = _check_steps(longest, "longest")
+    room = checks.steps("longest", longest)
     if not 0 < mean < math.inf:
         raise ValueError(
             f"mean={mean!r} is out of range; pass a finite number > 0, or use delay(0)"
@@ -129,7 +122,7 @@ def per_coordinate(longest: int) -> DelayModel:
     The inconsistent reads of lock-free shared memory: a view may hold one coordinate of an update
     and lack the next.
     """
-    room = _check_steps(longest, "longest")
+    room = checks.steps("longest", longest)
 
     def draw(key, step, like):
         leaves, treedef = jax.tree.flatten(like)

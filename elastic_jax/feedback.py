@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import check_seed
 from elastic_jax.exchange import AllMeanState, AxisName, all_mean, axis_names
-from elastic_jax.order import check_seed, relaxation, relaxed_states
+from elastic_jax.order import relaxation, relaxed_states
 from elastic_jax.precision import minus, narrow_as, plus, wide, zeros
 from elastic_jax.types import Compressor
 from elastic_jax.wire import Sender, new_sender, send

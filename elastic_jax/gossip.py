@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax.checks import whole
+from elastic_jax.checks import check_seed, whole
 from elastic_jax.exchange import AxisName, axis_names
 from elastic_jax.graphs import Graph, check_graph, matrices_of
 from elastic_jax.neighbours import pull, pull_compressed, workers_on
-from elastic_jax.order import check_seed, relaxation
+from elastic_jax.order import relaxation
 from elastic_jax.precision import add, narrow, narrow_as, plus, wide, zeros
 from elastic_jax.types import Compressor
 from elastic_jax.views import is_narrow, need, no_remainder, only_narrow, settle, with_remainder

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import check_seed
 from elastic_jax.delays import DelayModel
 from elastic_jax.exchange import AxisName, all_mean, axis_names, gather, mean, worker_index
 from elastic_jax.fates import (
@@ -33,7 +34,7 @@ from elastic_jax.fates import (
     with_remainder,
 )
 from elastic_jax.neighbours import workers_on
-from elastic_jax.order import check_seed, relaxation
+from elastic_jax.order import relaxation
 from elastic_jax.precision import minus, narrow, plus, wide, wide_dtype, zeros
 from elastic_jax.staleness import _Queue
 from elastic_jax.views import no_remainder

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax import checks
 from elastic_jax.exchange import AxisName, axis_names, device_axes, mean, varying
 from elastic_jax.order import relaxation
 from elastic_jax.precision import minus, plus, wide, zeros
@@ -79,7 +80,7 @@ def average(axis_name: AxisName, every: int | jax.Array) -> optax.GradientTransf
         Stich, "Local SGD converges fast and communicates little", 2019.
     """
     names = axis_names(axis_name)
-    always = not isinstance(every, jax.Array) and _check_int(every, "every", 1) == 1
+    always = not isinstance(every, jax.Array) and checks.steps("every", every, 1) == 1
     if isinstance(every, jax.Array):
         if every.ndim or not jnp.issubdtype(every.dtype, jnp.integer):
             raise ValueError(
@@ -222,8 +223,8 @@ def diloco(
         Douillard et al., "Streaming DiLoCo with overlapping communication", 2025.
     """
     names = axis_names(axis_name)
-    _check_int(every, "every", 1)
-    _check_int(delay, "delay", 0)
+    checks.steps("every", every, 1)
+    checks.steps("delay", delay, 0)
     if delay > every:
         raise ValueError(f"delay={delay} is more than every={every}; pass an int in 0…{every}")
     _check_number(learning_rate, "learning_rate", lambda x: 0 < x < math.inf, "a finite number > 0")
@@ -347,14 +348,6 @@ def _when(
 
 
 # ---- bad input ----
-
-
-def _check_int(value: Any, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}={value!r} is no number of steps; pass an int >= {least}")
-    if value < least:
-        raise ValueError(f"{name}={value} is out of range; pass an int >= {least}")
-    return int(value)
 
 
 def _check_number(value: Any, name: str, fits: Callable[[float], bool], advice: str) -> None:

@@ -17,7 +17,7 @@ from elastic_jax.exchange import device_axes, gather, mean, shift, varying, work
 from elastic_jax.graphs import Graph, matrices_of
 from elastic_jax.precision import wide, zeros
 from elastic_jax.types import Compressor
-from elastic_jax.wire import Sender, send
+from elastic_jax.wire import Sender, next_key, send
 
 
 def workers_on(names: tuple[str, ...]) -> int:
@@ -130,12 +130,7 @@ def pull_compressed(
     if way == "mean":
         message, average, sender = send(compressor, names, sender, tree)
         return message, jax.tree.map(lambda a, q: a - wide(q), average, message), sender
-    data = sender.worker_key
-    if compressor.deterministic:
-        key = jax.random.key(0)  # ignored
-    else:
-        carry, key = jax.random.split(jax.random.wrap_key_data(data))
-        data = jax.random.key_data(carry)
+    key, data = next_key(compressor, sender)
     if not _encodes(compressor, key, sender.state, tree, names):
         message, state = compressor.dense(key, sender.state, tree)
         return message, _pull_by(message, names, matrix), Sender(state, data)

@@ -14,7 +14,6 @@ be applied) or `meter`.
 
 import contextlib
 import contextvars
-import numbers
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -48,12 +47,6 @@ def relaxed_states(opt_state: optax.OptState) -> Iterator[Relaxed]:
             yield from walk(child, inside)
 
     yield from walk(opt_state, ())
-
-
-def check_seed(seed: Any) -> None:
-    """Refuses a seed that is no int (a JAX integer scalar may be traced)."""
-    if isinstance(seed, bool) or not isinstance(seed, (numbers.Integral, jax.Array)):
-        raise TypeError(f"seed={seed!r} is no seed; pass an int")
 
 
 class Passage(NamedTuple):

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.arrivals import Arrivals, Clock, meet, new_clock
-from elastic_jax.checks import whole
+from elastic_jax.checks import check_seed, whole
 from elastic_jax.exchange import AxisName, axis_names, gather, worker_index
-from elastic_jax.order import check_seed, relaxation
+from elastic_jax.order import relaxation
 from elastic_jax.precision import minus, narrow_as, wide, wide_dtype, wider, zeros
 
 

@@ -3,13 +3,12 @@
 import collections
 import heapq
 import math
-import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from elastic_jax.checks import whole
+from elastic_jax.checks import positive, whole
 from elastic_jax.traces import Trace, make_trace, previous_tick
 
 
@@ -24,19 +23,19 @@ class Speed(NamedTuple):
 
 def constant(seconds: float = 1.0) -> Speed:
     """Every update takes `seconds`."""
-    seconds = _positive("seconds", seconds)
+    seconds = positive("seconds", seconds)
     return Speed(f"constant({seconds:g} s)", lambda rng, n: np.full(n, seconds))
 
 
 def exponential(mean: float = 1.0) -> Speed:
     """Memoryless durations of the given mean, in seconds."""
-    mean = _positive("mean", mean)
+    mean = positive("mean", mean)
     return Speed(f"exponential({mean:g} s)", lambda rng, n: rng.exponential(mean, n))
 
 
 def lognormal(median: float = 1.0, sigma: float = 0.5) -> Speed:
     """Durations median·exp(sigma·N(0, 1)) in seconds; their mean is median·exp(sigma²/2)."""
-    median, sigma = _positive("median", median), _positive("sigma", sigma)
+    median, sigma = positive("median", median), positive("sigma", sigma)
     name = f"lognormal({median:g} s, {sigma:g})"
     return Speed(name, lambda rng, n: rng.lognormal(math.log(median), sigma, n))
 
@@ -47,7 +46,7 @@ def pareto(minimum: float = 1.0, shape: float = 1.5) -> Speed:
     The mean is minimum·shape/(shape − 1), infinite for shape ≤ 1; the variance is infinite for
     shape ≤ 2.
     """
-    minimum, shape = _positive("minimum", minimum), _positive("shape", shape)
+    minimum, shape = positive("minimum", minimum), positive("shape", shape)
     name = f"pareto({minimum:g} s, {shape:g})"
     return Speed(name, lambda rng, n: minimum * (1 + rng.pareto(shape, n)))
 
@@ -206,10 +205,3 @@ def _more_times(
             f"{durations.min(initial=math.inf)}: its sample(rng, {n}) must give [{n}] seconds > 0"
         )
     return np.cumsum(np.append(last, durations))[len(last) :]
-
-
-def _positive(name: str, value: Any) -> float:
-    number = float(value) if isinstance(value, numbers.Real) else math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name}={value!r}: give a finite number > 0")
-    return number

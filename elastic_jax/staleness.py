@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import check_seed
 from elastic_jax.delays import DelayModel, constant
-from elastic_jax.order import check_seed, relaxation
+from elastic_jax.order import relaxation
 from elastic_jax.precision import narrow, wide_dtype
 from elastic_jax.traces import Trace
 

@@ -119,6 +119,14 @@ def new_sender(compressor: Compressor, seed: int, params: optax.Params) -> Sende
     return Sender(compressor.init(start, params), () if compressor.deterministic else data)
 
 
+def next_key(compressor: Compressor, sender: Sender) -> tuple[Any, Any]:
+    """Returns the key of this step's message, and the key data to keep."""
+    if compressor.deterministic:
+        return jax.random.key(0), sender.worker_key  # ignored
+    carry, key = jax.random.split(jax.random.wrap_key_data(sender.worker_key))
+    return key, jax.random.key_data(carry)
+
+
 def send(
     compressor: Compressor, axis_name: AxisName | None, sender: Sender, tree: Any
 ) -> tuple[Any, Any, Sender]:
@@ -134,12 +142,7 @@ def send(
         Its message `m = C(y) = decode(encode(y))`, in the dtypes of `tree`; the mean of all
         workers' messages, the same on all, in float32 or wider; the sender for the next step.
     """
-    data = sender.worker_key
-    if compressor.deterministic:
-        key = jax.random.key(0)  # ignored
-    else:
-        carry, key = jax.random.split(jax.random.wrap_key_data(data))
-        data = jax.random.key_data(carry)
+    key, data = next_key(compressor, sender)
     names = () if axis_name is None else axis_names(axis_name)
     wires = device_axes(names)
     kind = "dense"

@@ -184,19 +184,18 @@ def check_one_axis(step: Any) -> None:
 
 def check_states(states: Any, workers: int) -> None:
     """Refuses states of another number of workers."""
-    for leaf in jax.tree.leaves(states):
-        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != workers:
-            raise ValueError(
-                f"states hold an array of shape {jnp.shape(leaf)}; they are not those of "
-                f"{workers} workers, as init makes them"
-            )
+    _check_stacked(
+        "states", states, workers, f"these are not {workers} workers', as init makes them"
+    )
 
 
 def check_batches(batches: Any, workers: int) -> None:
     """Refuses batches that are not stacked [p, ...]."""
-    for leaf in jax.tree.leaves(batches):
+    advice = f"stack one batch for each of the {workers} workers along the first axis"
+    _check_stacked("batches", batches, workers, advice)
+
+
+def _check_stacked(name: str, tree: Any, workers: int, advice: str) -> None:
+    for leaf in jax.tree.leaves(tree):
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != workers:
-            raise ValueError(
-                f"batches hold an array of shape {jnp.shape(leaf)}; stack one batch for each "
-                f"of the {workers} workers along the first axis"
-            )
+            raise ValueError(f"{name} hold an array of shape {jnp.shape(leaf)}; {advice}")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from experiments import bound_tasks, runs
 from experiments.bound_tasks import PIECE, Done, Runner, Task, parse
 from experiments.bound_verdict import BROKEN, Row, choose, compare, draw
-from experiments.command import Experiment
+from experiments.command import Experiment, check_common, refuse
 from experiments.command import run as run_command
 from experiments.figures import save
 
@@ -87,27 +87,13 @@ def check(config: Config) -> None:
     Raises:
         ValueError: naming the argument, its value, and what would be right.
     """
-
-    def refuse(name: str, remedy: str) -> None:
-        raise ValueError(f"--{name} {getattr(config, name)}: {remedy}")
-
-    for name in ("workers", "steps", "points", "looks", "batch"):
-        if getattr(config, name) < 1:
-            refuse(name, "give a whole number of at least 1")
-    if config.steps % config.points:
-        refuse("steps", f"give a multiple of --points, {config.points}")
+    check_common(config, ("workers", "steps", "points", "looks", "batch"))
     if config.images < PIECE or config.images % PIECE:
-        refuse("images", f"give a multiple of {PIECE}")
+        refuse(config, "images", f"give a multiple of {PIECE}")
     if config.alpha is not None and not 0 < config.alpha < math.inf:
-        refuse("alpha", "give a finite number above 0, or leave it out")
-    for name, least in (("seeds", 0), ("problems", None)):
-        values = getattr(config, name)
-        if not values or len(set(values)) < len(values):
-            refuse(name, "give at least one, each once")
-        if least is not None and not all(least <= value < 2**31 for value in values):
-            refuse(name, "give whole numbers from 0, below 2^31")
-    if config.out.exists() and not config.out.is_dir():
-        refuse("out", "that is a file; name a folder")
+        refuse(config, "alpha", "give a finite number above 0, or leave it out")
+    if not config.problems or len(set(config.problems)) < len(config.problems):
+        refuse(config, "problems", "give at least one, each once")
     parse(config.chain)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import tyro
 
@@ -42,6 +42,36 @@ class Experiment(NamedTuple):
     do: Callable[[Any, Sequence[Any], Callable[[], None]], Iterable[tuple[Any, Any]]]
     conclude: Callable[[Any, Mapping[Any, Any], dict[str, Any], list[str]], tuple[list[str], bool]]
     parts: Callable[[Any], int] | None = None
+
+
+def refuse(config: Any, name: str, remedy: str) -> NoReturn:
+    """Raises ValueError for a field of a config: its flag, its value, what would be right."""
+    value = getattr(config, name)
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    raise ValueError(f"--{name.replace('_', '-')} {shown}: {remedy}")
+
+
+def check_common(config: Any, counts: Sequence[str]) -> None:
+    """Refuses counts below 1, steps that points do not divide, bad seeds, a file for a folder.
+
+    Args:
+        config: with `steps`, `points`, `seeds` and `out`.
+        counts: the fields that are whole numbers of at least 1.
+
+    Raises:
+        ValueError: naming the argument, its value, and what would be right.
+    """
+    for name in counts:
+        if getattr(config, name) < 1:
+            refuse(config, name, "give a whole number of at least 1")
+    if config.steps % config.points:
+        refuse(config, "steps", f"give a multiple of --points, {config.points}")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        refuse(config, "seeds", "give at least one, each once")
+    if not all(0 <= seed < 2**31 for seed in config.seeds):
+        refuse(config, "seeds", "give whole numbers from 0, below 2^31")
+    if config.out.exists() and not config.out.is_dir():
+        refuse(config, "out", "that is a file; name a folder")
 
 
 class _Stopped(BaseException):

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import runs
-from experiments.command import Experiment, run
+from experiments.command import Experiment, refuse, run
 from experiments.figures import save
 from experiments.zoo import ZOO
 from experiments.zoo_runs import Runner, constant, task
@@ -111,13 +111,9 @@ def grid(config: Config) -> list[Item]:
             raise ValueError(f"--systems {name!r}: give names of {', '.join(map(repr, ZOO))}")
     for name, least in (("workers", 4), ("seeds", 1), ("batch", 1), ("updates", 1)):
         if getattr(config, name) < least:
-            raise ValueError(
-                f"--{name} {getattr(config, name)}: give a whole number of at least {least}"
-            )
+            refuse(config, name, f"give a whole number of at least {least}")
     if config.updates % config.workers:
-        raise ValueError(
-            f"--updates {config.updates}: give a multiple of --workers, {config.workers}"
-        )
+        refuse(config, "updates", f"give a multiple of --workers, {config.workers}")
     systems = config.systems or tuple(ZOO)
     return [Item(name, system) for name in config.tasks for system in systems]
 

@@ -27,7 +27,7 @@ import elastic_jax as ej
 from elastic_jax.arrivals import backward
 from elastic_jax.schedulers import norm_bounded, variance_bounded
 from experiments import simulation
-from experiments.command import Experiment
+from experiments.command import Experiment, check_common, refuse
 from experiments.command import run as run_command
 from experiments.rows import PIECE, Settings
 from experiments.scheduler_verdict import (
@@ -115,38 +115,24 @@ def check(config: Config) -> None:
     Raises:
         ValueError: naming the argument, its value, and what would be right.
     """
-
-    def refuse(name: str, remedy: str) -> None:
-        value = getattr(config, name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise ValueError(f"--{name.replace('_', '-')} {shown}: {remedy}")
-
-    for name in ("workers", "steps", "points", "batch"):
-        if getattr(config, name) < 1:
-            refuse(name, "give a whole number of at least 1")
-    if config.steps % config.points:
-        refuse("steps", f"give a multiple of --points, {config.points}")
+    check_common(config, ("workers", "steps", "points", "batch"))
     if config.eval_images < PIECE:
-        refuse("eval_images", f"give at least {PIECE}")
-    for name in ("betas", "missing", "ratios", "seeds"):
+        refuse(config, "eval_images", f"give at least {PIECE}")
+    for name in ("betas", "missing", "ratios"):
         values = getattr(config, name)
         if len(set(values)) < len(values):
-            refuse(name, "give each value once")
+            refuse(config, name, "give each value once")
     if not config.ratios or not all(0 < ratio < math.inf for ratio in config.ratios):
-        refuse("ratios", "give finite numbers above 0")
+        refuse(config, "ratios", "give finite numbers above 0")
     if not all(0 < beta < 1 for beta in config.betas):
-        refuse("betas", "give numbers above 0, below 1; 0 is always run")
+        refuse(config, "betas", "give numbers above 0, below 1; 0 is always run")
     if not all(0 < m < config.workers for m in config.missing):
-        refuse("missing", f"give whole numbers from 1, below --workers, {config.workers}")
-    if not config.seeds or not all(0 <= seed < 2**31 for seed in config.seeds):
-        refuse("seeds", "give whole numbers from 0, below 2^31")
+        refuse(config, "missing", f"give whole numbers from 1, below --workers, {config.workers}")
     for name in ("alpha", "target"):
         if not 0 < getattr(config, name) < math.inf:
-            refuse(name, "give a finite number above 0")
+            refuse(config, name, "give a finite number above 0")
     if not 0 <= config.spread < math.inf:
-        refuse("spread", "give a finite number of at least 0")
-    if config.out.exists() and not config.out.is_dir():
-        refuse("out", "that is a file; name a folder")
+        refuse(config, "spread", "give a finite number of at least 0")
 
 
 def grid(config: Config) -> list[Run]:

@@ -11,42 +11,13 @@ import numpy as np
 import optax
 import pytest
 from cases import AXIS
+from scheduler_runs import SHAPES, STEPS, P, norm, quick, run
 from steps import EPS, at, double, draws, mesh_of
 
 import elastic_jax as ej
 import theory
-from elastic_jax.arrivals import Arrivals, backward, fixed, new_clock
+from elastic_jax.arrivals import Arrivals, backward, fixed
 from elastic_jax.schedulers import norm_bounded, variance_bounded
-
-SHAPES = {"a": jnp.zeros((2, 3), jnp.float32), "b": jnp.zeros(4, jnp.float32)}
-STEPS, P = 6, 3
-# compiles sooner
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def run(opt: Any, updates: Any) -> dict[str, Any]:
-    """Each worker's output and state after every step, [steps, p, ...], of given updates."""
-
-    def step(state, u):
-        out, state = opt.update(u, state)
-        return state, {
-            "out": out,
-            "held": state.held(),
-            "elapsed": state.elapsed,
-            "synchronous": state.synchronous,
-            "free": state.clock.origin + state.clock.free,
-        }
-
-    def one(updates):
-        start = opt.init(jax.tree.map(lambda x: x[0], updates))
-        return jax.lax.scan(step, start, updates)[1]
-
-    return quick(jax.vmap(one, in_axes=1, out_axes=1, axis_name=AXIS))(updates)
-
-
-def norm(tree: Any) -> float:
-    return float(np.sqrt(sum(float((double(x) ** 2).sum()) for x in jax.tree.leaves(tree))))
-
 
 # ---- by hand ----
 
@@ -322,63 +293,6 @@ def test_measured_drift_of_a_stand_in_is_the_theorys(m):
     assert (measured[p - m :] < measured[0]).all()
 
 
-# ---- arrivals ----
-
-
-def test_backward_sends_from_the_last_leaf_to_the_first():
-    like = {"a": jnp.zeros(2), "b": jnp.zeros(1), "c": jnp.zeros(5)}
-    like = jax.tree.map(lambda x: x.astype(jnp.float32), like) | {"b": jnp.zeros((), jnp.bfloat16)}
-
-    def draw(model, busy=0.0):
-        found = model.draw(jax.random.key(0), 0, like, 2, jnp.full(2, busy))
-        return jax.tree.map(lambda x: float(x[0]), found)
-
-    got = draw(backward(8.0, 4.0, 0.25))
-    assert got.ready == {"c": 5.0, "b": 6.0, "a": 8.0}
-    # c is 20 bytes, so 5 s; b waits for it and takes 0.5 s; so does a, and takes 2 s
-    assert got.arrives == {"c": 10.25, "b": 10.75, "a": 12.75} and got.free == 12.5
-    got = draw(backward(8.0, 4.0), busy=9.0)  # the link has still to send the step before
-    assert got.arrives == {"c": 14.0, "b": 14.5, "a": 16.5} and got.free == 16.5
-    assert draw(backward(8.0, math.inf, 1.0)).arrives == {"c": 6.0, "b": 7.0, "a": 9.0}
-    weighted = backward(8.0, math.inf, flops_by={"a": 1.0, "b": 2, "c": 1})
-    assert draw(weighted).ready == {"c": 2.0, "b": 6.0, "a": 8.0}
-
-
-def test_compute_times_are_lognormal_and_alike_on_all_leaves():
-    draw = backward(2.0, math.inf, spread=0.5).draw
-    times = draw(jax.random.key(1), 0, SHAPES, 4000, jnp.zeros(4000))
-    logs = np.log(double(times.ready["a"]) / 2)
-    assert abs(logs.mean()) < 5 * 0.5 / math.sqrt(4000)
-    assert abs(logs.std() / 0.5 - 1) < 5 / math.sqrt(8000)
-    np.testing.assert_allclose(times.ready["b"] / times.ready["a"], 0.4, rtol=4 * EPS)
-
-
-def test_a_link_is_never_faster_than_its_bandwidth():
-    """Whoever goes on at once has the link still send what came before: time is not imagined."""
-    updates = draws(SHAPES, STEPS, P)
-    nbytes, bandwidth = 40, 4.0
-    got = run(norm_bounded(AXIS, 0.9, backward(0.1, bandwidth)), updates)
-    first = 0.1 * 4 / 10  # when b, the last leaf, is ready
-    want = first + nbytes / bandwidth * np.arange(1, STEPS + 1)
-    free, least = double(got["free"]), want[:, None] * (1 - 4 * STEPS * EPS)
-    assert (free >= least).all() and (free[:2].min(1) <= want[:2] * (1 + 4 * STEPS * EPS)).all()
-    assert float(got["elapsed"][0].min()) < nbytes / bandwidth  # some go on before it is sent
-
-
-def test_time_does_not_wear_out():
-    """After a million seconds a step of a millisecond is still seen."""
-    arrivals = fixed(np.stack([np.full((2, 2), 1e6), np.full((2, 2), 1e-3)]))
-    opt = norm_bounded(AXIS, 0.0, arrivals)
-
-    def one(u):
-        _, state = opt.update(u, opt.init(u))
-        return opt.update(u, state)[1].clock
-
-    clock = jax.jit(jax.vmap(one, axis_name=AXIS))(jnp.ones((2, 1)))
-    np.testing.assert_allclose(clock.now, 1e-3, rtol=EPS)
-    np.testing.assert_allclose(clock.origin, 1e6)
-
-
 # ---- on devices ----
 
 
@@ -406,93 +320,6 @@ def test_on_devices_as_simulated():
         chex.assert_trees_all_close(got, want, rtol=STEPS * 16 * EPS, atol=STEPS * 16 * EPS)
 
 
-# ---- what is refused ----
-
-model: Any = backward(1.0, 1.0)
-loose_norm: Any = norm_bounded
-loose_variance: Any = variance_bounded
-loose_backward: Any = backward
-loose_fixed: Any = fixed
-
-
-def drawn(model, workers=3):
-    return model.draw(jax.random.key(0), 0, SHAPES, workers, jnp.zeros(workers))
-
-
-REFUSED = {
-    **{
-        f"beta={beta}": (
-            lambda beta=beta: loose_norm(AXIS, beta, model),
-            (f"beta={beta!r}", "a number in [0, 1)"),
-        )
-        for beta in (1.0, -0.1, 2, math.nan, True, None, "half")
-    },
-    "arrivals": (lambda: loose_norm(AXIS, 0.5, 3.0), ("arrivals=3.0", "backward(")),
-    "axis": (lambda: loose_norm("", 0.5, model), ("axis_name=''", "the name given to vmap")),
-    "seed": (lambda: loose_norm(AXIS, 0.5, model, seed=0.5), ("seed=0.5", "pass an int")),
-    "neither": (lambda: loose_variance(AXIS, model), ("deadline=None, missing=None", "one of")),
-    "both": (
-        lambda: loose_variance(AXIS, model, deadline=1, missing=1),
-        ("deadline=1, missing=1", "one of"),
-    ),
-    **{
-        f"deadline={value}": (
-            lambda value=value: loose_variance(AXIS, model, deadline=value),
-            (f"deadline={value!r}", "seconds >= 0"),
-        )
-        for value in (-1.0, math.nan, True, "soon")
-    },
-    **{
-        f"missing={value}": (
-            lambda value=value: loose_variance(AXIS, model, missing=value),
-            (f"missing={value!r}", "an int >= 0"),
-        )
-        for value in (-1, 1.5, True)
-    },
-    **{
-        f"{name}={value}": (
-            lambda name=name, value=value: loose_backward(
-                **{"compute": 1.0, "bandwidth": 1.0, name: value}
-            ),
-            (f"{name}={value!r}", right),
-        )
-        for name, values, right in (
-            ("compute", (0, -1.0, math.inf, None), "a finite number > 0"),
-            ("bandwidth", (0.0, math.nan, True), "a number > 0"),
-            ("latency", (-1, math.inf), "a finite number >= 0"),
-            ("spread", (-0.5, "wide"), "a finite number >= 0"),
-            ("flops_by", (0.0,), "a finite number > 0"),
-        )
-        for value in values
-    },
-    "weights of another tree": (
-        lambda: drawn(backward(1.0, 1.0, flops_by=[1.0, 2.0])),
-        ("flops_by is a tree", "one number for each leaf"),
-    ),
-    "times, no square": (lambda: fixed(np.ones((2, 3))), ("shape (2, 3)", "[receivers, senders]")),
-    "times, a list": (lambda: fixed([[1.0, 2.0]]), ("shape ()", "pass arrays")),
-    "times, none": (lambda: fixed({}), ("of no workers",)),
-    "times, negative": (lambda: fixed(-np.ones((2, 2))), ("finite numbers >= 0",)),
-    "times, infinite": (lambda: fixed(np.full((2, 2), np.inf)), ("finite numbers >= 0",)),
-    "times of other workers": (
-        lambda: drawn(fixed(np.ones((2, 2)))),
-        ("times are those of 2 workers but there are 3",),
-    ),
-    "times of another tree": (
-        lambda: drawn(fixed({"a": np.ones((3, 3))})),
-        ("times are a tree", "one array for each leaf, or one for all"),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_a_message_that_helps(name):
-    call, words = REFUSED[name]
-    with pytest.raises((TypeError, ValueError)) as caught:
-        call()
-    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
-
-
 @pytest.mark.parametrize("m", [0, 9])
 @pytest.mark.parametrize("tree", [(), {"one": jnp.zeros(())}], ids=["no leaves", "a scalar"])
 def test_any_number_of_leaves_is_taken_and_more_missing_than_there_are(tree, m):
@@ -503,14 +330,3 @@ def test_any_number_of_leaves_is_taken_and_more_missing_than_there_are(tree, m):
 
     elapsed = jax.vmap(one, axis_name=AXIS)(jnp.arange(2))
     assert elapsed.tolist() == [float(bool(tree))] * 2
-
-
-def test_a_long_run_keeps_its_time():
-    """Sums of 1e5 steps of 0.1 s: a plain float32 sum would be off by a second and more."""
-    steps, spent = 100_000, 0.1
-    clock = new_clock()
-    later = jnp.float32(spent)
-    clock, _ = jax.lax.scan(
-        lambda clock, _: (clock.moved(later, later, later), None), clock, length=steps
-    )
-    assert float(clock.time()) == pytest.approx(float(later) * (steps + 1), rel=2e-7)

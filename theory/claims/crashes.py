@@ -14,7 +14,19 @@ from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.constants import NORM_H, U, elastic, window, window_of
 from theory.claims.nonconvex import AT_T, DRIFT, GAP, NOISE
-from theory.claims.sgd import BELOW, LIPSCHITZ, ONE, QUIET, SPREAD, STEP, XI, A, E, G
+from theory.claims.sgd import (
+    BELOW,
+    LIPSCHITZ,
+    ONE,
+    QUIET,
+    SPREAD,
+    STEP,
+    XI,
+    A,
+    E,
+    G,
+    smooth,
+)
 from theory.claims.systems import SEVERAL, SIZE2
 from theory.gram import entry, inner, mean, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction, Proof
@@ -173,8 +185,7 @@ def rates() -> tuple[Proof, ...]:
     survivor. A step with fewer workers is worth as much less: weighted by η,
     E‖∇f‖² ≤ 2Δ/(α(1 − f/p)T) + L²α²B² + Lασ²/p. In the proof a mean is one over I.
     """
-    update = mean(G + XI, active * p) * (alpha * active)
-    smooth = Hypothesis("f is L-smooth", f_x - inner(A, update) + L / 2 * norm2(update) - f_next)
+    smoothness = smooth(mean(G + XI, active * p) * active)
     near = Hypothesis("every view has E‖x − v‖² ≤ α²B²", alpha**2 * B**2 - norm2(E))
     few = Condition("αηL ≤ 1", 1 - alpha * active * L, alpha, 1 / alpha)
     most = Condition("η ≤ 1", 1 - active, active, 1 / active)
@@ -184,11 +195,11 @@ def rates() -> tuple[Proof, ...]:
             "E f(x⁺) ≤ f(x) − η[(α/2)‖∇f(x)‖² − (α/2)L²α²B² − Lα²σ²/(2p)],  |I| = ηp",
             alpha * active / 2 * norm2(A),
             (f_x - f_next, active * DRIFT, active * NOISE),
-            (smooth, LIPSCHITZ, near, QUIET),
+            (smoothness, LIPSCHITZ, near, QUIET),
             (few,),
         ),
         {
-            smooth.name: ONE,
+            smoothness.name: ONE,
             LIPSCHITZ.name: alpha * active / 2,
             near.name: alpha * active / 2 * L**2,
             QUIET.name: L * alpha**2 * active / (2 * p),
