@@ -12,7 +12,6 @@ from mixing import TOP, D, run
 import elastic_jax as ej
 from elastic_jax import gossip, graphs
 
-
 make: Any = gossip
 
 

@@ -15,7 +15,6 @@ from steps import mesh_of
 import elastic_jax as ej
 from elastic_jax import gossip, graphs
 
-
 BIG = {"m": jnp.zeros((24, 16), jnp.bfloat16), "b": jnp.zeros(40, jnp.float32)}
 
 

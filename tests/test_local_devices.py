@@ -17,7 +17,6 @@ from steps import EPS, draws, mesh_of
 from elastic_jax import devices, local
 from elastic_jax.exchange import varying
 
-
 MIXES = {
     "average": lambda axis: local.average(axis, 3),
     "diloco": lambda axis: local.diloco(axis, 3),

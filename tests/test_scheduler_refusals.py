@@ -13,7 +13,6 @@ from scheduler_runs import SHAPES
 from elastic_jax.arrivals import backward, fixed
 from elastic_jax.schedulers import norm_bounded, variance_bounded
 
-
 model: Any = backward(1.0, 1.0)
 
 
