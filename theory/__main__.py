@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from theory.catalogue import bounds, proofs, prove
 from theory.certificate import Claim
-from theory.explain import explain, legend, rests_on, tex
+from theory.explain import definitions, explain, legend, rests_on, tex
 
 EXAMPLES = """examples:
   python -m theory                        check all: a line a claim, with its verdict and ms
@@ -23,6 +23,12 @@ def _conditions(claim: Claim) -> str:
     return ", ".join(condition.text for condition in claim.conditions) or "–"
 
 
+def _remark(claim: Claim) -> str:
+    """Return what its abbreviations stand for, and its remark."""
+    where = ", ".join(definitions(claim))
+    return "; ".join(part for part in (where and f"where {where}", claim.remark) if part)
+
+
 def _classic(claim: Claim) -> str:
     """Return the classic form of a claim, if the catalogue has one."""
     classics = [
@@ -35,7 +41,7 @@ def listing() -> Iterator[str]:
     """Yield name, conditions, statement (sharp), classic form, verdict and ms of every claim."""
     for claim, seconds in prove():
         cells = f"{claim.name:28} {_conditions(claim):32} {claim.text:92} {_classic(claim):62}"
-        yield f"{cells} proved {1e3 * seconds:4.0f} ms   {claim.remark}".rstrip()
+        yield f"{cells} proved {1e3 * seconds:4.0f} ms   {_remark(claim)}".rstrip()
 
 
 def markdown() -> Iterator[str]:
@@ -43,7 +49,7 @@ def markdown() -> Iterator[str]:
     yield "| claim | where | statement | classic | remark |"
     yield "| --- | --- | --- | --- | --- |"
     for claim, _ in prove():
-        cells = (claim.name, _conditions(claim), claim.text, _classic(claim), claim.remark)
+        cells = (claim.name, _conditions(claim), claim.text, _classic(claim), _remark(claim))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

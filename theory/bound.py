@@ -25,7 +25,7 @@ Example:
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import sympy as sp
 
 from theory import symbols
-from theory.certificate import Claim, Condition, NotProvedError, remainder
-from theory.explain import explain, relation_text, tex
+from theory.certificate import Condition, NotProvedError, remainder
+from theory.explain import assumed, assumptions, definitions, explain, tex
 from theory.gram import Scalar
 from theory.induction import Proof
 
@@ -86,6 +86,7 @@ class Bound:
         kind: Kind = "upper",
         values: Mapping[sp.Symbol, Scalar] | None = None,
         needs: tuple[sp.Symbol, ...] = (),
+        whatever: tuple[sp.Symbol, ...] = (),
         where: tuple[Condition, ...] = (),
         link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound,
     ) -> "Bound":
@@ -101,6 +102,8 @@ class Bound:
             values: what symbols of the claim, besides `symbols.DEFINITIONS`, stand for.
             where: conditions that give the parameters their meaning, such as k ≤ d.
             needs: parameters of conditions only, of which the terms do not speak.
+            whatever: parameters that only hypotheses speak of, and for which users are not asked:
+                the bound holds whatever they are.
             link: as in `Bound`: link(sum of terms) is checked to be the claim's right side.
 
         Raises:
@@ -127,10 +130,14 @@ class Bound:
             if own.issuperset(symbols.used(left)) and sp.simplify(left) != 0:
                 raise NotProvedError(f"{claim.name}: {symbol} needs {polynomial} = 0", left)
         # Scalar hypotheses are conditions too, if they speak of the bound's parameters alone.
-        more = _put_conditions(_put_conditions(_scalar_hypotheses(claim), known), last)
-        conditions += tuple(
-            condition for condition in more if own.issuperset(symbols.used(condition.expr))
-        )
+        unasked = {*sp.sympify(claim.lhs).free_symbols, *whatever}
+        more = (Condition(text, expr, symbols.T) for text, expr in assumed(claim))
+        for each in _put_conditions(_put_conditions(more, known), last):
+            spoken = set(symbols.used(each.expr))
+            if spoken <= own:
+                conditions += (each,)
+            elif spoken <= symbols.PARAMETERS and not spoken <= own | unasked:
+                raise NotProvedError(f"{claim.name} needs {each.text}: ask for it", each.expr)
         distinct = tuple({condition.expr: condition for condition in conditions}.values())
         return cls(name or claim.name, quantity, shown, proof, kind, distinct, link=link)
 
@@ -268,10 +275,10 @@ class Bound:
         """Return formula, kind, conditions, assumptions, reference, parameters, a line each."""
         lines = [f"{self} ({self.kind})"]
         lines += [f"  where {condition.text}" for condition in self.conditions]
-        for symbol, polynomial in self.proof.claim.relations:
-            if _put(polynomial, symbols.DEFINITIONS) != 0:
-                lines.append(f"  where {relation_text(symbol, polynomial)}")
-        lines += [f"  assumes {text}" for text in self.proof.claim.assumptions]
+        lines += [f"  where {text}" for text in definitions(self.proof.claim)]
+        told = {condition.text for condition in self.conditions}
+        rest = (text for text in assumptions(self.proof.claim) if text not in told)
+        lines += [f"  assumes {text}" for text in rest]
         lines += [f"  reference: {self.reference}"] if self.reference else []
         lines += [f"  {s}: {symbols.MEANINGS.get(s, '')}" for s in self.parameters]
         return "\n".join(lines)
@@ -328,17 +335,6 @@ def _put_conditions(
     conditions: Iterable[Condition], values: Mapping[sp.Symbol, Scalar]
 ) -> tuple[Condition, ...]:
     return tuple(replace(each, expr=_put(each.expr, values)) for each in conditions)
-
-
-def _scalar_hypotheses(claim: Claim) -> Iterator[Condition]:
-    """Yield what the claim assumes, itself and through its sources."""
-    for hypothesis in claim.hypotheses:
-        if hypothesis.source is None:
-            yield Condition(hypothesis.name, hypothesis.expr, symbols.T)
-        else:
-            yield from _put_conditions(
-                _scalar_hypotheses(hypothesis.source), dict(hypothesis.values)
-            )
 
 
 @cache

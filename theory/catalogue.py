@@ -14,6 +14,7 @@ from theory.claims import (
     classic,
     communication,
     composition,
+    compressed_gossip,
     compression,
     constants,
     convex,
@@ -23,8 +24,10 @@ from theory.claims import (
     late_messages,
     longest_steps,
     missed,
+    mixes,
     nonconvex,
     oblivious,
+    outer,
     participation,
     random_delays,
     random_feedback,
@@ -35,6 +38,7 @@ from theory.claims import (
     step_sizes,
     systems,
     topk,
+    tracking,
     tuning,
     unrolled,
     unrolled_horizons,
@@ -52,6 +56,10 @@ MODULES = (
     averaging,
     communication,
     composition,
+    outer,
+    compressed_gossip,
+    mixes,
+    tracking,
     reordering,
     missed,
     oblivious,
@@ -145,8 +153,9 @@ def prove(chain: Iterable[Proof] | None = None) -> Iterator[tuple[Claim, float]]
         NotProvedError: if a check fails, or a claim is used before it is proved.
 
     Example:
+        >>> from theory.explain import assumptions
         >>> claim, seconds = next(prove(constants.window()))
-        >>> claim.name, claim.assumptions
+        >>> claim.name, assumptions(claim)
         ('window', ('given the schedule, |held part of an update| ≤ αMw',))
     """
     proved: list[Claim] = []

@@ -38,7 +38,7 @@ Example:
         remaining: -L*α**2*⟨a,a⟩/2 + α*⟨a,a⟩/2
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,6 +47,8 @@ import sympy as sp
 
 from theory.gram import Entry, Scalar, Vector, norm2
 from theory.region import Condition, NotProvedError, Region, normal, remainder
+
+Square = tuple[Scalar, Vector | Scalar]
 
 
 @dataclass(frozen=True)
@@ -99,35 +101,10 @@ class Claim:
         """The expression c of the claim c ≥ 0."""
         return sp.Add(*self.rhs) - sp.sympify(self.lhs)
 
-    @property
-    def assumptions(self) -> tuple[str, ...]:
-        """The names of all assumptions on which the claim rests, through its sources."""
-        return tuple(dict.fromkeys(text for text, _ in self._assumed()))
-
-    def _assumed(self) -> Iterator[tuple[str, sp.Expr]]:
-        for hypothesis in self.hypotheses:
-            if hypothesis.source is None:
-                yield hypothesis.name, hypothesis.expr
-                continue
-            for text, expr in hypothesis.source._assumed():
-                # Where a parameter has been given a value, that is what is assumed.
-                values = [pair for pair in hypothesis.values if pair[0] in expr.free_symbols]
-                scalar = all(symbol.is_nonnegative for symbol in expr.free_symbols)
-                told = [pair for pair in values if pair[1].is_number or scalar]
-                given = [f"{key} = {value}" for key, value in told if not value.is_Symbol]
-                if given:
-                    text = f"{text} (at {', '.join(given)})"
-                yield text, expr.subs(values, simultaneous=True)
-
-    @cached_property
-    def _own(self) -> frozenset[Any]:
-        """The symbols of the claim's two sides."""
-        return frozenset(self.expr.free_symbols)
-
     @cached_property
     def _spoken(self) -> frozenset[Any]:
         """The symbols of the claim and of all that it rests on."""
-        spoken = set(self._own)
+        spoken = set(self.expr.free_symbols)
         for hypothesis in self.hypotheses:
             spoken |= hypothesis.expr.free_symbols
             if hypothesis.source is not None:
@@ -140,9 +117,10 @@ class Claim:
         """Refuse what would tear the Gram entries of one vector apart."""
         if not all(isinstance(key, sp.Symbol) for key, _ in pairs):
             raise ValueError(f"{self.name}: only symbols can be given values: {pairs}")
-        kept, others = (names - {key for key, _ in pairs} for names in (self._spoken, self._own))
+        keys = {key for key, _ in pairs}
+        kept, others = self._spoken - keys, self.expr.free_symbols - keys
         for key, value in pairs:
-            # The vectors behind an assumption may have other names than those of its conclusion.
+            # A vector of which only assumptions speak is any vector: it gives way to a namesake.
             if value in (others if isinstance(key, Entry) else kept) and not key.is_nonnegative:
                 raise ValueError(f"{self.name}: {key} cannot become {value}, which it speaks of")
             if isinstance(key, Entry):
@@ -165,8 +143,7 @@ class Claim:
         renamed = [value for key, value in pairs if not key.is_nonnegative]
         if not all(value.is_Symbol for value in renamed) or len(set(renamed)) < len(renamed):
             raise ValueError(f"{self.name}: a symbol without a sign may only be renamed: {pairs}")
-        expr = self.expr.subs(pairs, simultaneous=True)
-        return Hypothesis(name or self.name, expr, self, pairs)
+        return Hypothesis(name or self.name, self.expr.subs(pairs, simultaneous=True), self, pairs)
 
 
 @dataclass(frozen=True)
@@ -181,7 +158,7 @@ class Certificate:
 
     claim: Claim
     multipliers: Mapping[str, Scalar]
-    squares: tuple[tuple[Scalar, Vector | Scalar], ...] = ()
+    squares: tuple[Square, ...] = ()
 
     @property
     def certificates(self) -> "tuple[Certificate, ...]":
@@ -218,18 +195,18 @@ class Certificate:
             if symbol in later or not region.has_root(polynomial, symbol):
                 raise NotProvedError(f"{polynomial} = 0 does not define {symbol}", polynomial)
             later |= polynomial.free_symbols
-        for hypothesis in hypotheses.values():
-            self._discharge(hypothesis, region)
+        for hypothesis in claim.hypotheses:
+            if hypothesis.source is not None:
+                self._discharge(hypothesis, hypothesis.source, region)
         weights = [*self.multipliers.values(), *(weight for weight, _ in self.squares)]
         for weight in weights:
             if not region.is_nonnegative(weight):
                 raise NotProvedError(f"not shown non-negative: {weight}", sp.sympify(weight))
-        squares = []
         for _, w in self.squares:
             # A square is one of reals: of rational functions, where roots are symbols.
             for part in dict(w.terms).values() if isinstance(w, Vector) else (sp.sympify(w),):
                 normal(part)
-            squares.append(norm2(w) if isinstance(w, Vector) else sp.sympify(w) ** 2)
+        squares = [norm2(w) if isinstance(w, Vector) else w**2 for _, w in self.squares]
         parts_used = [hypotheses[name].expr for name in self.multipliers]
         exprs = [sp.sympify(expr) for expr in (claim.lhs, *claim.rhs, *parts_used, *squares)]
         bases = {base for entry in sp.Tuple(*exprs).atoms(Entry) for base in entry.bases}
@@ -240,27 +217,24 @@ class Certificate:
                 raise NotProvedError(f"not shown real: {expr}", expr)
             if not region.is_regular(expr):
                 raise NotProvedError(f"denominator not shown non-zero: {expr}", expr)
-        parts = zip(weights, [*parts_used, *squares], strict=True)
-        total = claim.expr - sp.Add(*(weight * part for weight, part in parts))
-        if rest := remainder(total, claim.relations):
+        products = (x * y for x, y in zip(weights, [*parts_used, *squares], strict=True))
+        if rest := remainder(claim.expr - sp.Add(*products), claim.relations):
             raise NotProvedError(f"not an identity, remaining: {sp.expand(rest)}", rest)
 
-    def _discharge(self, hypothesis: Hypothesis, region: Region) -> None:
+    def _discharge(self, hypothesis: Hypothesis, source: Claim, region: Region) -> None:
         """Show that an instance of another claim is used where that claim holds."""
-        if hypothesis.source is None:
-            return
         values = hypothesis.values
-        if remainder(hypothesis.expr - hypothesis.source.instance(dict(values)).expr):
+        if remainder(hypothesis.expr - source.instance(dict(values)).expr):
             raise NotProvedError(f"{hypothesis.name} is no instance of its source")
         for symbol, value in values:
             if not region.has_sign_of(value, symbol):
                 raise NotProvedError(f"{value} is not shown to have the sign of {symbol}", value)
-        for condition in hypothesis.source.conditions:
+        for condition in source.conditions:
             expr = condition.expr.subs(values, simultaneous=True)
             shown = region.is_positive if condition.strict else region.is_nonnegative
             if not shown(expr):
                 raise NotProvedError(f"{hypothesis.name} needs {condition.text}", expr)
-        for _, polynomial in hypothesis.source.relations:
+        for _, polynomial in source.relations:
             rest = remainder(polynomial.subs(values, simultaneous=True), self.claim.relations)
             if rest:
                 raise NotProvedError(f"{hypothesis.name} needs {polynomial} = 0", rest)

@@ -6,10 +6,10 @@ from typing import Any
 
 import sympy as sp
 
-from theory.certificate import Certificate
+from theory.certificate import Certificate, Claim
 from theory.gram import Entry, Scalar, Vector
 from theory.induction import SO_FAR, Proof
-from theory.symbols import MEANINGS, used
+from theory.symbols import DEFINITIONS, MEANINGS, used
 
 _LETTERS = {
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "ε": r"\varepsilon ", "ρ": r"\rho ",
@@ -40,6 +40,28 @@ def tex(thing: str | Scalar) -> str:
         return "".join(_LETTERS.get(letter, letter) for letter in thing)
     expr = sp.sympify(thing)
     return sp.latex(expr, symbol_names={symbol: tex(symbol.name) for symbol in used(expr)})
+
+
+def assumed(claim: Claim) -> Iterator[tuple[str, sp.Expr]]:
+    """Yield the name and the expression of all that a claim assumes, itself or by its sources."""
+    for hypothesis in claim.hypotheses:
+        if hypothesis.source is None:
+            yield hypothesis.name, hypothesis.expr
+            continue
+        for text, expr in assumed(hypothesis.source):
+            # Where a parameter has been given a value, that is what is assumed.
+            values = [pair for pair in hypothesis.values if pair[0] in expr.free_symbols]
+            scalar = all(symbol.is_nonnegative for symbol in expr.free_symbols)
+            told = [pair for pair in values if pair[1].is_number or scalar]
+            given = [f"{key} = {value}" for key, value in told if not value.is_Symbol]
+            if given:
+                text = f"{text} (at {', '.join(given)})"
+            yield text, expr.subs(values, simultaneous=True)
+
+
+def assumptions(claim: Claim) -> tuple[str, ...]:
+    """Return the names of all that a claim assumes, itself or by its sources."""
+    return tuple(dict.fromkeys(text for text, _ in assumed(claim)))
 
 
 def vector_text(v: Vector, per_worker: Container[str] = ()) -> str:
@@ -92,6 +114,21 @@ def relation_text(symbol: sp.Symbol, polynomial: sp.Expr) -> str:
     """
     power = symbol ** sp.Poly(polynomial, symbol).degree()
     return f"{power} = {sp.factor(sp.expand(power - polynomial))}"
+
+
+def definitions(claim: Claim) -> tuple[str, ...]:
+    """Return as equations what a claim's abbreviations stand for, besides `DEFINITIONS`.
+
+    Example:
+        >>> import theory
+        >>> definitions(theory.bounds()["nofeedback.delay"].proof.claim)
+        ('φ = L*n*α*(√γ + 1)',)
+    """
+    return tuple(
+        relation_text(symbol, polynomial)
+        for symbol, polynomial in claim.relations
+        if polynomial.subs(list(DEFINITIONS.items()), simultaneous=True) != 0
+    )
 
 
 def _certificate(certificate: Certificate, title: str) -> Iterator[str]:
@@ -203,8 +240,8 @@ def _steps(proof: Proof) -> Iterator[str]:
     yield f"{claim.name}: {claim.text}"
     if claim.conditions:
         yield "  where " + ", ".join(condition.text for condition in claim.conditions)
-    if claim.assumptions:
-        yield "  assuming " + "; ".join(claim.assumptions)
+    if claim.hypotheses:
+        yield "  assuming " + "; ".join(assumptions(claim))
     if claim.relations:
         yield "  where " + ", ".join(relation_text(*relation) for relation in claim.relations)
     if claim.remark:

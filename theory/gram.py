@@ -61,13 +61,14 @@ class Entry(sp.Symbol):
     """
 
     bases: tuple[Base, ...]
+    told: str  # all of them, in full
     class_key: Any = sp.Symbol.class_key  # sums print it where they print any symbol
 
     def __new__(cls, *bases: Base) -> "Entry":
         """Return the entry, named after its vectors."""
         bases = tuple(sorted(bases, key=lambda base: base.name))
         entry = sp.Symbol.__xnew__(cls, f"⟨{','.join(base.name for base in bases)}⟩", real=True)
-        entry.bases = bases
+        entry.bases, entry.told = bases, sp.srepr([vars(base) for base in bases])
         return entry
 
     def __getnewargs_ex__(self) -> tuple[tuple[Base, ...], dict[str, bool]]:
@@ -75,7 +76,7 @@ class Entry(sp.Symbol):
         return self.bases, {}
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        return (*super()._hashable_content(), sp.srepr([vars(base) for base in self.bases]))
+        return (*super()._hashable_content(), self.told)
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,10 @@ def mean(v: Vector, p: Scalar) -> Vector:
         raise ValueError(f"p = {p} is no number of workers")
     result = ZERO
     for base, coefficient in v.terms:
-        if base.deviation:
-            continue
         if base.variance is not None and base.workers is None:
             base = replace(base, workers=workers)
-        result = result + Vector(((base, coefficient),))
+        if not base.deviation:
+            result += Vector(((base, coefficient),))
     return result
 
 
@@ -191,10 +191,8 @@ def _entry(a: Base, b: Base) -> sp.Expr:
     if a.variance is not None and b.variance is not None:
         if a.name != b.name:
             return sp.S.Zero  # independent, and each has mean zero
-        if a.variance != b.variance:
-            raise ValueError(f"two noises are named {a.name}")
-        if a.workers and b.workers and a.workers != b.workers:
-            raise ValueError(f"{a.name} is averaged over {a.workers} and {b.workers} workers")
+        if a.variance != b.variance or (a.workers and b.workers and a.workers != b.workers):
+            raise ValueError(f"two noises, or means of other numbers of workers: {a}, {b}")
         # (1/p²) Σ_i Σ_j E ξ_i·ξ_j has only its p diagonal terms.
         return a.variance / (a.workers or b.workers or sp.S.One)
     if a.variance is not None or b.variance is not None:
@@ -218,9 +216,8 @@ def inner(v: Vector, w: Vector) -> sp.Expr:
         >>> inner(vector("a"), vector("a") * 2 - vector("b"))
         2*⟨a,a⟩ - ⟨a,b⟩
     """
-    return sp.expand(
-        sp.Add(*(x * y * _entry(a, b) for a, x in v.terms for b, y in w.terms)), deep=False
-    )
+    products = (x * y * _entry(a, b) for a, x in v.terms for b, y in w.terms)
+    return sp.expand(sp.Add(*products), deep=False)
 
 
 def norm2(v: Vector) -> sp.Expr:

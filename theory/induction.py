@@ -25,12 +25,11 @@ from typing import Any
 
 import sympy as sp
 
-from theory.certificate import Certificate, Claim, Condition, Hypothesis, NotProvedError, Region
+from theory.certificate import Certificate, Claim, Hypothesis, Square
 from theory.gram import Entry, Scalar, Vector
+from theory.region import Condition, NotProvedError, Region
 
-Argument = tuple[
-    tuple[Hypothesis, ...], Mapping[str, Scalar], tuple[tuple[Scalar, Vector | Scalar], ...]
-]
+Argument = tuple[tuple[Hypothesis, ...], Mapping[str, Scalar], tuple[Square, ...]]
 SO_FAR = "so far"
 """The name of the induction hypothesis."""
 
@@ -66,17 +65,8 @@ class Induction:
     remark: str = ""
 
     def _claim(self, suffix: str, state: tuple[Any, ...], *hypotheses: Hypothesis) -> Claim:
-        lhs, rhs = self.state(*state)
-        return Claim(
-            self.name + suffix,
-            self.text,
-            lhs,
-            rhs,
-            hypotheses,
-            self.conditions,
-            self.relations,
-            remark=self.remark,
-        )
+        says = (self.name + suffix, self.text, *self.state(*state))
+        return Claim(*says, hypotheses, self.conditions, self.relations, remark=self.remark)
 
     @property
     def claim(self) -> Claim:
@@ -98,19 +88,14 @@ class Induction:
         self._check_vectors()
         region = Region(self.conditions)
         given = set().union(*(h.expr.free_symbols for h in self.step_by[0]))
-        for old, new in zip(self.now, self.following, strict=True):
-            fresh = not isinstance(new, sp.Symbol) or new in given
-            if old == new or not fresh:
+        for old, first, new in zip(self.now, self.start, self.following, strict=True):
+            if old == new or (isinstance(new, sp.Symbol) and new not in given):
                 raise NotProvedError(f"{self.name}: {new} is no next value of {old}")
-        state = {symbol for symbol in self.now if isinstance(symbol, sp.Symbol)}
-        for condition in self.conditions:
-            if state & condition.expr.free_symbols:
-                raise NotProvedError(f"{self.name}: {condition.text} bounds the run's own state")
-        for symbol, *values in zip(self.now, self.start, self.following, strict=True):
-            for value in values:
-                if isinstance(symbol, sp.Symbol) and not region.has_sign_of(value, symbol):
-                    message = f"{self.name}: {value} is not shown to have the sign of {symbol}"
-                    raise NotProvedError(message, value)
+            if any(old in condition.expr.free_symbols for condition in self.conditions):
+                raise NotProvedError(f"{self.name}: a condition bounds {old}, the run's own state")
+            for value in (first, new) if isinstance(old, sp.Symbol) else ():
+                if not region.has_sign_of(value, old):
+                    raise NotProvedError(f"{self.name}: sign of {old} not shown: {value}", value)
         for certificate in self.certificates:
             certificate.check()
         return self.claim

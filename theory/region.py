@@ -92,8 +92,7 @@ def remainder(expr: sp.Expr, relations: Iterable[tuple[sp.Symbol, sp.Expr]] = ()
     symbols = set().union(expr.free_symbols, *(divisor.free_symbols for divisor in divisors))
     leading = [symbol for symbol, _ in relations]
     others = sorted(symbols.difference(leading), key=lambda symbol: symbol.sort_key())
-    order = (*leading, *others)
-    domain, element = normal(expr, order)
+    domain, element = normal(expr, order := (*leading, *others))
     if not divisors:
         return domain.to_sympy(element)
     rest = element.numer.rem([normal(divisor, order)[1].numer for divisor in divisors])
@@ -181,9 +180,8 @@ class Region:
         if not symbol.is_nonnegative:
             return numerator.degree() == 1 and self._strict(numerator.LC())
         first, last = numerator.LC(), numerator.TC()
-        above = self.is_nonnegative(first) and self.is_nonnegative(-last)
-        below = self.is_nonnegative(-first) and self.is_nonnegative(last)
-        return last != 0 and (above or below)
+        ends = ((first, -last), (-first, last))
+        return last != 0 and any(all(map(self.is_nonnegative, pair)) for pair in ends)
 
     def is_regular(self, expr: Scalar) -> bool:
         """Return whether expr's denominator, in lowest terms, is shown to have no zero."""

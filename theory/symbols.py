@@ -201,6 +201,22 @@ beta = _positive("β", "√γ/(1 − √γ): what error feedback holds back, in 
 view_grad = _positive("e_j", "entry of x − v, its absolute value")
 stretched = _positive("φ", "αLτ(1 + √γ): the step as a fraction of 1/(Lτ), times 1 + √γ")
 
+# Workers that train alone and meet, and workers that mix.
+gain_outer = _positive(
+    "G", "outer optimizer: η/(1 − μ_m); with fragments 1 + max(|η/(1 − μ_m) − 1|, c_m)"
+)
+momentum = _positive("μ_m", "momentum of an outer optimizer, below 1")
+coast = _nonnegative(
+    "c_m", "share of the outer momentum in x: ημ_m²/(1 − μ_m) (Nesterov), or ημ_m/(1 − μ_m)"
+)
+coasting = _positive("C_m", "c_m H/(1 − μ_m): how far the outer momentum carries x, in updates")
+gain_excess = _positive("G−1", "by how much the gain of an outer optimizer exceeds 1")
+slow = _positive("a_min", "gossip: at most each eigenvalue of s(I − W) but 0, s the step size")
+fast = _positive("a_max", "gossip: at least each eigenvalue of s(I − W), s the step size")
+fast_rate = _positive("r_W", "gossip: (1 − a_max)/(1 + a_max); see a_max")
+weight = _positive("γ/ρ²", "gossip: weight of what messages left unsaid, γ(1 + a_min)/(1 − a_min)")
+apart = _positive("‖I−W‖", "norm of I − W on deviations from the mean: at most 1 + ρ")
+
 DEFINITIONS: dict[sp.Symbol, sp.Expr] = {
     root_gamma: sp.sqrt(gamma),
     root_pT: sp.sqrt(p * T),
@@ -213,6 +229,15 @@ DEFINITIONS: dict[sp.Symbol, sp.Expr] = {
     root_2: sp.sqrt(2),
 }
 """What the proofs' abbreviations stand for, in the parameters that a user knows."""
+
+PARAMETERS = frozenset(
+    {alpha, L, c, p, T, B, sigma, Delta, M, dist_0, tau, q, crashed, missing, H_local, b, omega}
+    | {d, k, epsilon, active, active_min, gamma, rho, n, late, share, prob_sum, prob_var, B1}
+    | {holes, sigma_k, longest, young, ratio, memory, mean_N, square_N, held_grads, held_noise}
+    | {repeats, grad_weight, noise_held, split, beta}
+    | {gain_outer, momentum, coast, slow, fast, apart}
+)
+"""What a user knows or chooses; the other symbols are quantities of a run, or abbreviations."""
 
 
 def used(*exprs: sp.Basic) -> tuple[sp.Symbol, ...]:

@@ -9,7 +9,7 @@ import sympy as sp
 import theory
 from theory import symbols
 from theory.bound import Bound
-from theory.certificate import NotProvedError
+from theory.certificate import Certificate, Claim, Hypothesis, NotProvedError
 
 BOUNDS = theory.bounds()
 VALUES = {"alpha": 0.1, "L": 1, "T": 1000, "Delta": 1, "sigma": 1, "B": 2, "p": 4}
@@ -185,3 +185,22 @@ def test_values_must_meet_the_relations_of_a_claim() -> None:
     assert "where Δ = " in Bound.of(proof, "mean", values={symbols.best: step}).describe()
     with pytest.raises(NotProvedError, match="needs"):
         Bound.of(proof, "mean", values={symbols.best: step / 1000})
+
+
+def test_a_hypothesis_about_parameters_that_a_bound_hides_is_asked_for() -> None:
+    p, T, tau = symbols.p, symbols.T, symbols.tau
+    early = Hypothesis("T ≤ p − τ", p - tau - T)
+    proof = Certificate(Claim("early", "T + τ ≤ p", T + tau, (p,), (early,)), {early.name: 1})
+    hidden = Certificate(
+        Claim("hidden", "0 ≤ T(p − τ − T)", 0, (T * (p - tau - T),), (proof.claim.instance(),)),
+        {"early": T},
+    )
+    assert [each.text for each in Bound.of(hidden, "0").conditions] == [early.name]
+    alone = Certificate(Claim("alone", "T ≤ 2T", T, (2 * T,), (early,)), {early.name: 0}, ())
+    with pytest.raises(NotProvedError, match="needs T ≤ p − τ: ask for it"):
+        Bound.of(alone, "T")
+    asked = Bound.of(alone, "T", needs=(p, tau))
+    assert asked.at(T=2, p=4, tau=2) == 4
+    with pytest.raises(ValueError, match="holds only where T ≤ p − τ"):
+        asked.at(T=2, p=4, tau=3)
+    assert not Bound.of(alone, "T", whatever=(p, tau)).conditions

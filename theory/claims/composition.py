@@ -239,7 +239,7 @@ def bounds() -> tuple[Bound, ...]:
     return (
         elastic(fixed, B1, tau * M, kind="tight"),
         elastic(sharp, sp.sqrt(in_all), kind="tight"),
-        elastic(random, B1, M * root_N),
+        elastic(random, B1, M * root_N, whatever=(mean_N,)),
         elastic(then_contraction()[0], B1, second, 2 * B1 * rho / (1 - rho), kind="tight"),
         elastic(behind, second, n * M, kind="tight", values={n: tau}),
         elastic(compressed, root_omega * n * share * M, kind="tight"),

@@ -72,6 +72,7 @@ def elastic(
     name: str = "",
     kind: Kind = "upper",
     values: Mapping[sp.Symbol, Scalar] | None = None,
+    whatever: tuple[sp.Symbol, ...] = (),
 ) -> Bound:
     """Return the elastic constant B, the sum of `terms`, of a proof of ‖h‖² ≤ α²B²."""
     return Bound.of(
@@ -81,6 +82,7 @@ def elastic(
         name=name,
         kind=kind,
         values=values,
+        whatever=whatever,
         link=lambda constant: (alpha * constant) ** 2,
     )
 

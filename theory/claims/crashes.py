@@ -293,6 +293,7 @@ def bounds() -> tuple[Bound, ...]:
             tau * M * (p - 1) / p,
             kind="tight",
             where=(whole,),
+            whatever=(late,),
             link=lambda constant: (alpha * constant) ** 2,
         ),
         replace(rate, conditions=tuple(c for c in rate.conditions if not c.expr.has(active))),

@@ -283,6 +283,14 @@ def bounds() -> tuple[Bound, ...]:
         (needed,) = converse.claim.rhs
         name = converse.claim.name.removesuffix(".least")
         listed.append(
-            Bound.of(converse, "T", -needed, name=name, kind="lower", link=lambda least: -least)
+            Bound.of(
+                converse,
+                "T",
+                -needed,
+                name=name,
+                kind="lower",
+                whatever=(alpha,),
+                link=lambda least: -least,
+            )
         )
     return tuple(listed)

@@ -199,6 +199,7 @@ def bounds() -> tuple[Bound, ...]:
                 kind="tight",
                 values={root_weight: sp.sqrt(1 + 4 * weight)},
                 where=(CONTRACTION,) if gamma in used(weight) else (),
+                whatever=(alpha, grad_weight),
             )
             for name, weight in weights.items()
         ),

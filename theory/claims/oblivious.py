@@ -184,19 +184,22 @@ def proofs() -> tuple[Proof, ...]:
     return missing()
 
 
-def rate_bound(proof: Proof, *more: Condition, quantity: str = AVERAGE) -> Bound:
-    """Return the bound that a rate states, under conditions that its terms do not show as well.
+def rate_bound(proof: Proof, *needs: sp.Symbol, quantity: str = AVERAGE) -> Bound:
+    """Return the bound that a rate states; its conditions may need more parameters than its terms.
 
     A delay of at most τ is one of at most ⌊τ⌋, and the rates grow with τ: it need not be whole.
     """
-    bound = Bound.of(proof, quantity)
+    bound = Bound.of(proof, quantity, needs=needs, whatever=(tau,))
     kept = (condition for condition in bound.conditions if condition.text != WHOLE.name)
-    return replace(bound, conditions=(*kept, *more))
+    return replace(bound, conditions=tuple(kept))
 
 
 def bounds() -> tuple[Bound, ...]:
     """Return the rates for any delays and y, under delay, with own updates at once, in flight."""
     any_y, delay, own, flight = missing()
-    (short,) = (h for h in any_y.claim.hypotheses if "1 − αL" in h.name)
-    fits, short = (Condition(h.name, h.expr, alpha) for h in (IN_FLIGHT, short))
-    return (rate_bound(any_y, short), rate_bound(delay), rate_bound(own), rate_bound(flight, fits))
+    return (
+        rate_bound(any_y, longest),
+        rate_bound(delay),
+        rate_bound(own),
+        rate_bound(flight, longest),
+    )

@@ -7,7 +7,7 @@ E N² take the place of τ and τ².
 import sympy as sp
 
 from theory.bound import Bound
-from theory.certificate import Condition, Hypothesis
+from theory.certificate import Hypothesis
 from theory.claims.missed import VIEW_T, E, harmonic_sum, windows
 from theory.claims.oblivious import absorbed, rate_bound
 from theory.claims.sgd import ONE
@@ -161,4 +161,4 @@ def proofs() -> tuple[Proof, ...]:
 
 def bounds() -> tuple[Bound, ...]:
     """Return the rate under random delays."""
-    return (rate_bound(random_delays()[0], Condition(FITS.name, FITS.expr, alpha)),)
+    return (rate_bound(random_delays()[0], square_N),)

@@ -7,7 +7,7 @@ gradients know. But as for a compressor with feedback, it shrinks in every step,
 import sympy as sp
 
 from theory.bound import Bound
-from theory.certificate import Certificate, Claim, Condition, Hypothesis
+from theory.certificate import Certificate, Claim, Hypothesis
 from theory.claims.missed import (
     FORGETS,
     VIEW_T,
@@ -212,8 +212,4 @@ def proofs() -> tuple[Proof, ...]:
 
 def bounds() -> tuple[Bound, ...]:
     """Return the rates for whatever is held, then delayed, one by one or in bursts."""
-    rates = []
-    for rate in held()[:2]:
-        (fits,) = (h for h in rate.claim.hypotheses if "1 − αL" in h.name)
-        rates.append(rate_bound(rate, Condition(fits.name, fits.expr, alpha)))
-    return tuple(rates)
+    return tuple(rate_bound(rate, held_grads) for rate in held()[:2])

@@ -332,7 +332,7 @@ def bounds() -> tuple[Bound, ...]:
         elastic(shared, M * n, kind="tight", values=late),
         elastic(classic, sp.sqrt(d) * n * M, values=late),
         replace(elastic(flight, n * M, kind="tight"), quantity="B, n gradients in flight"),
-        elastic(delayed, tau * M, kind="tight"),
+        elastic(delayed, tau * M, kind="tight", whatever=(n,)),
         elastic(
             message_passing()[0],
             n * M * (p - 1) / p,
