@@ -21,13 +21,17 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments import data, models, runs
+from experiments import constants, data, models, runs
 from experiments.progress import Progress
 from experiments.report import report
 from experiments.rows import DENSE, FEEDBACK, LAST, PIECE, PLAIN, Run, Settings
 from experiments.verdict import verdict
 
 MODULE = "experiments.error_feedback"
+EVIDENCE = (
+    *("mode", "workers", "method", "fraction", "alpha", "seed", "train_loss", "diverged"),
+    *("drift_rms", "moment_rms", "delay_mean"),
+)  # what verdict and lines are made of: the phase diagram carries it along
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Config:
     """Step sizes of sequential and asynchronous runs."""
     synchronous_alphas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
     """Step sizes of synchronous runs, which take gradients/p steps with averaged updates."""
+    slower: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    """Dense runs also take the least step size times these: no feedback may be as slow as they."""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """Seeds of parameters, batches and traces."""
     gradients: int = 3072
@@ -79,6 +85,7 @@ QUICK = Config(
     fractions=(1.0, 0.01),
     alphas=(0.02, 0.1, 0.5),
     synchronous_alphas=(0.2, 1.0, 5.0),
+    slower=(0.05, 0.3),
     seeds=(0, 1, 2),
     gradients=1536,
     points=8,
@@ -103,9 +110,9 @@ def check(config: Config) -> None:
         flag = "--" + name.replace("_", "-")
         raise ValueError(f"{flag} {_shown(getattr(config, name))}: {remedy}")
 
-    for name in ("workers", "fractions", "alphas", "synchronous_alphas", "seeds"):
+    for name in ("workers", "fractions", "alphas", "synchronous_alphas", "slower", "seeds"):
         values = getattr(config, name)
-        if not values:
+        if not values and name != "slower":
             refuse(name, "give at least one")
         if len(set(values)) < len(values):
             refuse(name, "give each value once")
@@ -118,6 +125,8 @@ def check(config: Config) -> None:
     for name in ("alphas", "synchronous_alphas"):
         if not all(0 < value < math.inf for value in getattr(config, name)):
             refuse(name, "give finite numbers above 0")
+    if not all(0 < value < 1 for value in config.slower):
+        refuse("slower", "give numbers above 0, below 1, or none")
     if not all(0 < value <= 1 for value in config.fractions):
         refuse("fractions", "give numbers in (0, 1], for example 0.01; 1 is dense")
     if config.points < LAST:
@@ -132,13 +141,13 @@ def check(config: Config) -> None:
             f"every p of --workers must divide gradients/points, so give a multiple of {unit}, "
             f"for example {right}",
         )
-    if config.eval_images < PIECE:
-        refuse("eval_images", f"give at least {PIECE}")
+    if config.eval_images < PIECE or config.eval_images % PIECE:
+        refuse("eval_images", f"give a multiple of {PIECE}")
     if config.out.exists() and not config.out.is_dir():
         refuse("out", "that is a file; name a folder")
     dataset = data.load(config.data, config.data_dir)
-    if len(dataset.train_labels) < PIECE:
-        refuse("data", f"{len(dataset.train_labels)} training images; it takes {PIECE} or more")
+    if config.eval_images > len(dataset.train_labels):
+        refuse("eval_images", f"give at most the training images, {len(dataset.train_labels)}")
     if config.batch > len(dataset.train_labels):
         refuse("batch", f"give at most {len(dataset.train_labels)}, the number of training images")
     models.make(config.model, dataset)
@@ -165,10 +174,11 @@ def grid(config: Config) -> list[Run]:
     for p in config.workers:
         for mode in ("sequential",) if p == 1 else ("asynchronous", "synchronous"):
             alphas = config.synchronous_alphas if mode == "synchronous" else config.alphas
+            slower = tuple(part * min(alphas) for part in config.slower)
             found += [
                 Run(mode, p, method, fraction, alpha, seed)
                 for method, fraction in methods
-                for alpha in alphas
+                for alpha in ((*slower, *alphas) if method == DENSE else alphas)
                 for seed in config.seeds
             ]
     return found
@@ -204,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     everything, settings = grid(config), settings_of(config)
     keys = {run: runs.key_of(run, settings) for run in everything}
     journal = runs.Journal(config.out / "rows.jsonl", config.resume)
+    known = runs.Journal(config.out / "constants.jsonl", config.resume, constants.Constants)
     to_do = [run for run in everything if keys[run] not in journal.rows]
     if config.resume:
         print(f"{len(everything) - len(to_do)} of {len(everything)} runs are done already")
@@ -216,6 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def rows() -> list[runs.Row]:
         return [journal.rows[key] for key in keys.values() if key in journal.rows]
 
+    def points() -> dict[str, constants.Place]:
+        found = constants.places(rows(), settings)
+        return {runs.key_of(place, settings): place for place in found}
+
     number, crashed = 0, ""
     progress = Progress(len(everything), len(everything) - len(to_do))
     sweep = runs.sweep(to_do, settings, config.processes, progress.note)
@@ -224,6 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run, row in sweep:
             journal.append(keys[run], row)
             progress.step()
+        wanted = {place: key for key, place in points().items() if key not in known.rows}
+        if wanted:
+            progress.note(f"L, σ and M at {len(wanted)} places of the best runs …")
+        for place, found in constants.measure(list(wanted), settings):
+            known.append(wanted[place], found)
     except _Stopped as stop:
         number = stop.args[0]
     except runs.Crashed as error:
@@ -233,6 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(sign, signal.SIG_IGN)  # the rows are written whatever is pressed now
         sweep.close()
         progress.stop()
+        at = [known.rows[key] for key in points() if key in known.rows]
+        about["constants"] = [dataclasses.asdict(point) for point in at]
         runs.write_tables(config.out, rows(), about)
         for sign, handler in before.items():
             signal.signal(sign, handler)
@@ -249,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if number:
         return 128 + number
     if rows():
-        _conclude(config, settings, rows(), about, missing)
+        _conclude(config, settings, rows(), at, about, missing)
         print(
             f"{len(to_do)} runs in {time.monotonic() - start:.0f} s; all of it is in {config.out}"
         )
@@ -257,12 +279,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _conclude(
-    config: Config, settings: Settings, rows: list[runs.Row], about: dict[str, Any], missing: int
+    config: Config,
+    settings: Settings,
+    rows: list[runs.Row],
+    at: list[constants.Constants],
+    about: dict[str, Any],
+    missing: int,
 ) -> None:
     """Draws, reports, and prints the verdict."""
-    from experiments.figures import draw_all  # matplotlib: the processes do without it
+    from experiments import derived_verdict, figures  # matplotlib: the processes do without it
+    from experiments.derived_lines import compare
+    from experiments.phase import phase
 
-    found = verdict(rows)
+    found, compared = verdict(rows), compare(rows, at)
     warnings = []
     if config.quick:
         warnings.append(
@@ -273,12 +302,19 @@ def _conclude(
         warnings.append(f"Incomplete: {missing} runs are missing.")
     if found.seeds < 2:
         warnings.append("One seed: nothing can be told.")
-    figures = draw_all(config.out, rows, found)
-    text = report(rows, found, settings, about, warnings, figures)
+    drawn = {
+        "phase.png": phase(rows, found, compared),
+        "curves.png": figures.curves(rows),
+        "drift.png": figures.drift(rows),
+    }
+    held = {"phase.png": runs.evidence(rows, EVIDENCE, about)}
+    names = figures.save(config.out, drawn, held)
+    text = report(rows, found, compared, settings, about, warnings, names)
     with runs.replacing(config.out / "report.md") as part:
         part.write_text(text)
     edges = [f"Best α on the edge of its grid: {edge}" for edge in found.edges]
-    print("\n".join([*warnings, *found.sentences, *edges]))
+    lines = derived_verdict.sentences(compared, found.equal)
+    print("\n".join([*warnings, *found.sentences, *lines, *edges]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Figures of the error-feedback experiment: curves, the phase diagram, the drift."""
+"""What figures share, and two of the error-feedback experiment: its curves and the drift."""
 
-import math
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from experiments.rows import DENSE, FEEDBACK, PLAIN, Row
 from experiments.runs import replacing
-from experiments.verdict import (
-    BOTH_DIVERGE,
-    HELPS,
-    HURTS,
-    OUTCOMES,
-    UNKNOWN,
-    Cell,
-    Verdict,
-    best_alpha,
-)
+from experiments.verdict import best_alpha
 
-# Okabe and Ito's colours, told apart with any colour vision; the hatch, without colour.
-COLOURS = {HELPS: "#56B4E9", HURTS: "#E69F00", UNKNOWN: "#E8E8E8", BOTH_DIVERGE: "#8C8C8C"}
-HATCHES = {HELPS: "", HURTS: "///", UNKNOWN: "", BOTH_DIVERGE: ""}
 METHOD_COLOURS = {DENSE: "#000000", PLAIN: "#D55E00", FEEDBACK: "#0072B2"}
 NAMES = {DENSE: "dense", PLAIN: "top-k", FEEDBACK: "top-k + feedback"}
+CARRIED = "rows"  # the key of the text in a png
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -39,127 +31,36 @@ STYLE: Any = {
 }
 
 
-def draw_all(folder: Path, rows: Sequence[Row], verdict: Verdict) -> list[str]:
-    """Draws the figures that the rows allow.
+def save(folder: Path, figures: dict[str, Any], holds: dict[str, Any] | None = None) -> list[str]:
+    """Writes figures, each complete or untouched, and closes them.
 
     Args:
         folder: where the png files go.
-        rows: of the sweep.
-        verdict: of the rows.
+        figures: by name.
+        holds: by name, what a file carries with it, as JSON; see `held_by`.
 
     Returns:
-        The names of the files.
+        The names.
     """
-    return save(
-        folder,
-        {"phase.png": phase(verdict), "curves.png": curves(rows), "drift.png": drift(rows)},
-    )
-
-
-def save(folder: Path, figures: dict[str, Any]) -> list[str]:
-    """Writes figures, each complete or untouched, and closes them; returns their names."""
     with plt.rc_context(STYLE):
         for name, figure in figures.items():
-            with replacing(folder / name) as part:
-                figure.savefig(
-                    part, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True}
-                )
+            carried = PngInfo()
+            if name in (holds or {}):
+                text = json.dumps((holds or {})[name], separators=(",", ":"), allow_nan=False)
+                carried.add_text(CARRIED, text, zip=True)
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format="png")
+            with replacing(folder / name) as part, Image.open(drawn) as image:
+                small = image.convert("RGB").quantize(dither=Image.Dither.NONE)  # 256 colours do
+                small.save(part, format="png", optimize=True, pnginfo=carried)
             plt.close(figure)
     return list(figures)
 
 
-def phase(verdict: Verdict) -> Any:
-    """Fraction × staleness: where feedback helps; both comparisons, both modes."""
-    modes = [m for m in ("asynchronous", "synchronous") if any(c.mode == m for c in verdict.best)]
-    modes = modes or ["sequential"]
-    with plt.rc_context(STYLE):
-        size = (8.2, 0.9 + 2.5 * len(modes))
-        figure, axes = plt.subplots(
-            len(modes), 2, figsize=size, squeeze=False, layout="constrained"
-        )
-        for line, mode in zip(axes, modes, strict=True):
-            here = [cell for cell in verdict.best if cell.mode in (mode, "sequential")]
-            places = sorted({cell.workers for cell in here})
-            fractions = sorted({cell.fraction for cell in here})
-            shown = {(c.workers, c.fraction): c for c in here}
-            _grid(line[0], places, fractions, shown, {})
-            line[0].set_title(f"{mode}: each at its best α")
-            same = [cell for cell in verdict.equal if cell.mode in (mode, "sequential")]
-            strips: dict[tuple[int, float], list[Cell]] = {}
-            for cell in same:
-                strips.setdefault((cell.workers, cell.fraction), []).append(cell)
-            shown = {
-                (cell.workers, cell.fraction): cell
-                for cell in same
-                if cell.alpha_with == verdict.dense_alpha.get((cell.mode, cell.workers))
-            }
-            _grid(line[1], places, fractions, shown, strips)
-            line[1].set_title(f"{mode}: equal α, dense SGD's best")
-            delays = {cell.workers: cell.delay for cell in here}
-            for axis in line:
-                labels = [f"p = {p}\ndelay {delays[p]:.0f}" for p in places]
-                axis.set_xticks(range(len(places)), labels)
-                axis.set_yticks(range(len(fractions)), [f"{f:g}" for f in fractions])
-            line[0].set_ylabel("fraction sent")
-        handles = [
-            Patch(
-                facecolor=COLOURS[o], hatch=HATCHES[o], edgecolor="#555555", label=f"feedback {o}"
-            )
-            for o in (HELPS, HURTS)
-        ]
-        handles += [
-            Patch(facecolor=COLOURS[o], hatch=HATCHES[o], edgecolor="#555555", label=o)
-            for o in (UNKNOWN, BOTH_DIVERGE)
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-        figure.supxlabel(
-            "final loss with feedback ÷ without, with its 95% interval over seeds; "
-            "strips: every α of the grid, small to large",
-            fontsize=8,
-        )
-    return figure
-
-
-def _grid(axis: Any, places: list[int], fractions: list[float], shown: Any, strips: Any) -> None:
-    for (workers, fraction), cell in shown.items():
-        x, y = places.index(workers), fractions.index(fraction)
-        _square(axis, x - 0.49, y - 0.47, 0.98, 0.94, cell.outcome)
-        lift = 0.1 if strips else 0.0
-        axis.text(x, y + lift, _words(cell), ha="center", va="center", fontsize=7.5)
-    for (workers, fraction), cells in strips.items():
-        x, y = places.index(workers) - 0.45, fractions.index(fraction) - 0.42
-        width = 0.9 / len(cells)
-        for i, cell in enumerate(sorted(cells, key=lambda c: c.alpha_with or 0.0)):
-            _square(axis, x + i * width, y, width, 0.2, cell.outcome)
-    axis.set_xlim(-0.5, len(places) - 0.5)
-    axis.set_ylim(-0.5, len(fractions) - 0.5)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-
-
-def _square(axis: Any, x: float, y: float, width: float, height: float, outcome: str) -> None:
-    assert outcome in OUTCOMES
-    look: dict[str, Any] = dict(facecolor=COLOURS[outcome], edgecolor="white", linewidth=0.8)
-    axis.add_patch(Rectangle((x, y), width, height, **look))
-    if HATCHES[outcome]:
-        look = dict(fill=False, edgecolor="#555555", linewidth=0, hatch=HATCHES[outcome])
-        axis.add_patch(Rectangle((x, y), width, height, **look))
-
-
-def _words(cell: Cell) -> str:
-    if cell.difference is None or cell.half_width is None:
-        return {
-            "diverges with feedback only": "feedback\ndiverges",
-            "diverges without feedback only": "only feedback\nconverges",
-            "some seeds diverge": "some seeds\ndiverge",
-            "both diverge": "both\ndiverge",
-        }.get(cell.reason, "one seed")
-    low, high = (math.exp(cell.difference + s * cell.half_width) for s in (-1, 1))
-    return f"×{math.exp(cell.difference):.2g}\n({_short(low)} – {_short(high)})"
-
-
-def _short(number: float) -> str:
-    return f"{number:.2g}" if 0.01 <= number < 100 else f"{number:.0e}".replace("e-0", "e-")
+def held_by(path: Path) -> Any:
+    """Returns what a file of `save` carries with it."""
+    with Image.open(path) as image:
+        return json.loads(dict(image.info)[CARRIED])
 
 
 def curves(rows: Sequence[Row]) -> Any:

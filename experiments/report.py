@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.derived_lines import Comparison
+from experiments.derived_verdict import HEAD, line_of, sentences
 from experiments.rows import DENSE, LAST, Row, Settings
 from experiments.verdict import HELPS, HURTS, MODES, Cell, Verdict, best_alpha, count
 
@@ -10,6 +12,7 @@ from experiments.verdict import HELPS, HURTS, MODES, Cell, Verdict, best_alpha, 
 def report(
     rows: Sequence[Row],
     verdict: Verdict,
+    compared: Sequence[Comparison],
     settings: Settings,
     about: dict[str, Any],
     warnings: Sequence[str],
@@ -20,8 +23,9 @@ def report(
     Args:
         rows: of the sweep.
         verdict: of these rows.
+        compared: derived lines, cell by cell; none if their constants are not known.
         settings: common to them.
-        about: the command line and the versions.
+        about: the command line, the versions and the constants.
         warnings: what the reader must know first.
         figures: names of files beside the report.
 
@@ -29,12 +33,17 @@ def report(
         Markdown.
     """
     first = rows[0]
-    images = min(settings.eval_images, 10**9)
     seeds = sorted({row.seed for row in rows})
     out = ["# Does error feedback help sparsified SGD when it runs asynchronously?", ""]
     out += [f"> **{warning}**" for warning in warnings]
     out += ["", "## Verdict", "", *(f"* {line}" for line in verdict.sentences), ""]
     out += ["![phase diagram](phase.png)", ""] if "phase.png" in figures else []
+    if compared:
+        out += ["## Derived lines", ""]
+        out += [f"* {line}" for line in sentences(compared, verdict.equal)]
+        out += ["", *_table(HEAD, [line_of(cell) for cell in compared]), ""]
+        out += ["L, σ and M on the best run of each mode and p, after so many gradients:", ""]
+        out += [*_constants_table(about["constants"]), ""]
     out += [
         "## What was run",
         "",
@@ -48,8 +57,8 @@ def report(
         "Synchronous: p updates are averaged a step. Sequential: p = 1.",
         "* Runs that are compared share initial parameters, batches and trace: they are paired by "
         "seed.",
-        f"* Final loss: mean cross entropy of the first {images:,} training images (all, where "
-        f"there are fewer), mean of the last {LAST} of {settings.points} evaluations. Diverged: a "
+        f"* Final loss: mean cross entropy of the first {settings.eval_images:,} training "
+        f"images, mean of the last {LAST} of {settings.points} evaluations. Diverged: a "
         f"loss that is not finite or above {settings.diverged:g} times the first one at any "
         "evaluation, or a final loss no better than guessing.",
         "* Statistic of a cell: the mean over seeds of log(final loss with feedback ÷ without), "
@@ -80,6 +89,15 @@ def report(
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---"] * len(head)
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)]
+
+
+def _constants_table(points: Sequence[dict[str, Any]]) -> list[str]:
+    names = ["mode", "workers", "method", "fraction", "alpha", "seed", "gradients"]
+    found = ["L", "sigma", "M"]
+    lines = [
+        [f"{point[n]}" for n in names] + [f"{point[n]:.3g}" for n in found] for point in points
+    ]
+    return _table(names + found, lines)
 
 
 def _best_table(cells: Sequence[Cell]) -> list[str]:

@@ -58,7 +58,7 @@ class Journal:
         self.path = path
         self.rows: dict[str, Any] = {}
         if path.exists() and not resume:
-            os.replace(path, path.with_name("rows.previous.jsonl"))
+            os.replace(path, path.with_name(f"{path.stem}.previous.jsonl"))
         if path.exists():
             text = path.read_text(errors="replace")
             whole, _, torn = text.rpartition("\n")  # a kill may leave half a line at the end
@@ -111,6 +111,18 @@ def write_tables(
         writer.writerows(plain)
     with replacing(folder / "rows.json") as part:
         part.write_text(json.dumps({**about, "rows": plain}, indent=1) + "\n")
+
+
+def evidence(rows: Sequence[Any], columns: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a figure carries with it: what it is made of, and by which command.
+
+    Args:
+        rows: of which it is drawn.
+        columns: the attributes that matter.
+        about: as in `write_tables`.
+    """
+    table = [[_finite(getattr(row, name)) for name in columns] for row in rows]
+    return {**about, "columns": list(columns), "rows": table}
 
 
 def _finite(value: Any) -> Any:

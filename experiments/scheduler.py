@@ -116,8 +116,8 @@ def check(config: Config) -> None:
         ValueError: naming the argument, its value, and what would be right.
     """
     check_common(config, ("workers", "steps", "points", "batch"))
-    if config.eval_images < PIECE:
-        refuse(config, "eval_images", f"give at least {PIECE}")
+    if config.eval_images < PIECE or config.eval_images % PIECE:
+        refuse(config, "eval_images", f"give a multiple of {PIECE}")
     for name in ("betas", "missing", "ratios"):
         values = getattr(config, name)
         if len(set(values)) < len(values):

@@ -223,13 +223,24 @@ def draw(rows: Sequence[Row]) -> Any:
                 below.plot(x, [c.drift_max for c in line], "o-", ms=3.5, **look)
                 below.plot(x, [c.bound for c in line], ":", **look)
             above.axhline(0, color="black", linewidth=0.8)
+            text: Any = dict(fontsize=7, ha="right", va="bottom", in_layout=False)
+            above.text(0.98, 0, "full waiting", transform=above.get_yaxis_transform(), **text)
             above.set_title(NAMES[rule])
             below.set_yscale("log")
+            styles: Any = ((":", "B, derived"), ("o-", "B̂, the largest measured"))
+            for style, text in styles:
+                below.plot([], [], style, color="black", ms=3.5, linewidth=1.2, label=text)
+            below.legend(frameon=False, fontsize=7.5)
             if rule == VARIANCE:
                 below.set_xticks(sorted({cell.value for cell in found if cell.rule == rule}))
-            below.set_xlabel({NORM: "β, part that may be missing", VARIANCE: "m, missing"}[rule])
+            below.set_xlabel(
+                {
+                    NORM: "β, part of the mass that may be missing",
+                    VARIANCE: "m, gradients that may be missing",
+                }[rule]
+            )
         axes[0, 0].set_ylabel("time to the target saved (%)")
-        axes[1, 0].set_ylabel("largest B̂ (solid) and B (dotted)")
+        axes[1, 0].set_ylabel("elastic constant")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
@@ -255,7 +266,8 @@ def conclude(
     columns = [name for name in names if name not in ("curve", "clock")]
     runs.write_tables(folder, rows, {**about, "verdict": said}, columns)
     if rows:
-        save(folder, {"scheduler.png": draw(rows)})
+        held = runs.evidence(rows, columns, about)
+        save(folder, {"scheduler.png": draw(rows)}, {"scheduler.png": held})
     with runs.replacing(folder / "verdict.txt") as part:
         part.write_text("\n".join(said) + "\n")
     return said

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,11 @@ class Trainer:
         dataset = data.load(settings.data, settings.data_dir)
         self.classes = dataset.classes
         self.model = models.make(settings.model, dataset)
+        if settings.eval_images > len(dataset.train_labels):
+            raise ValueError(
+                f"eval_images={settings.eval_images} but {settings.data} has "
+                f"{len(dataset.train_labels)} training images; give at most as many"
+            )
         self.images = jnp.asarray(dataset.train_images)
         self.labels = jnp.asarray(dataset.train_labels)
         self.test = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
@@ -75,17 +80,13 @@ class Trainer:
         settings, start = self.settings, time.perf_counter()
         params = self.model.init(jax.random.key(run.seed))
         d = sum(leaf.size for leaf in jax.tree.leaves(params))
-        kept = max(1, math.ceil(run.fraction * d - 1e-9))
+        kept = _kept(run, d)
         trace = draw_trace(run, settings)
-        parts = self._parts(run, trace)
         program = self._program(*run.program)
-        traced = jnp.float32(run.alpha), jnp.int32(kept), self.images, self.labels
         curve = [self._train_loss(params)]
-        state = program.init(params, *traced)
         measured: list[_Measured] = []
-        diverged = False
-        for part in parts:
-            state, summary = program.go_on(state, part, *traced)
+        diverged, state = False, None
+        for state, summary in self._stretches(run, trace):
             curve.append(self._train_loss(program.params(state)))
             measured.append(_Measured(*(float(value) for value in summary)))
             if not curve[-1] <= settings.diverged * curve[0]:
@@ -128,9 +129,26 @@ class Trainer:
             curve=tuple(_finite(loss) for loss in curve),
         )
 
+    def path(self, run: Run) -> Iterator[Any]:
+        """Trains once more; yields the parameters at every evaluation, good until the next."""
+        yield self.model.init(jax.random.key(run.seed))
+        program = self._program(*run.program)
+        for state, _ in self._stretches(run, draw_trace(run, self.settings)):
+            yield program.params(state)
+
+    def _stretches(self, run: Run, trace: ej.Trace) -> Iterator[tuple[Any, _Measured]]:
+        """Runs from evaluation to evaluation; a state is good until the next one."""
+        params = self.model.init(jax.random.key(run.seed))
+        kept = _kept(run, sum(leaf.size for leaf in jax.tree.leaves(params)))
+        traced = jnp.float32(run.alpha), jnp.int32(kept), self.images, self.labels
+        program = self._program(*run.program)
+        state = program.init(params, *traced)
+        for part in self._parts(run, trace):
+            state, summary = program.go_on(state, part, *traced)
+            yield state, summary
+
     def _train_loss(self, params: Any) -> float:
-        count = min(self.settings.eval_images, len(self.images)) // PIECE * PIECE
-        pieces = [slice(i, i + PIECE) for i in range(0, count, PIECE)]
+        pieces = [slice(i, i + PIECE) for i in range(0, self.settings.eval_images, PIECE)]
         losses = [self.evaluate(params, self.images[s], self.labels[s]) for s in pieces]
         return float(np.mean([float(loss) for loss in losses]))
 
@@ -160,6 +178,10 @@ class Trainer:
         if mode == "synchronous":
             return _synchronous(self.loss, workers, method)
         return _asynchronous(self.loss, workers, method)
+
+
+def _kept(run: Run, d: int) -> int:
+    return max(1, math.ceil(run.fraction * d - 1e-9))
 
 
 def draw_trace(run: Run, settings: Settings) -> ej.Trace:

@@ -34,8 +34,8 @@ STATIC = {
 EVERY = STATIC | {"one_peer": graphs.one_peer()}
 
 
-def run(opt: Any, u: Any, start: Any, workers: int = P) -> tuple[Any, Any]:
-    """Views and optimizer states after each step on given updates [steps, p, ...], stacked."""
+def run(opt: Any, u: Any, start: Any, workers: int = P) -> tuple[Any, Any, Any]:
+    """Views, iterates and what updates became, after each of the steps in u [steps, p, ...]."""
 
     def one(index, us):
         state = ej.fold_in_worker(opt.init(start), index)

@@ -1,5 +1,6 @@
 """`experiments.error_feedback`: its rows on disk, its processes, and one tiny run."""
 
+import collections
 import csv
 import dataclasses
 import json
@@ -15,11 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from verdict_rows import SETTINGS, row
+from verdict_rows import SETTINGS, carried_rows, is_picture, row
 
 from experiments import error_feedback, runs, simulation
+from experiments.constants import Constants
+from experiments.derived_lines import compare
+from experiments.phase import phase
 from experiments.progress import Progress
-from experiments.rows import FEEDBACK, PLAIN, Run
+from experiments.rows import FEEDBACK, PLAIN, Row, Run
+from experiments.verdict import HELPS, HURTS, count, verdict
 
 NAN = math.nan
 
@@ -196,6 +201,8 @@ def test_one_synchronous_worker_is_one_asynchronous_worker(trainer, method):
         trainer.run(Run(mode, 1, method, 0.05, 0.05, 0)) for mode in ("synchronous", "sequential")
     )
     assert not parallel.diverged
+    end = collections.deque(trainer.path(Run("sequential", 1, method, 0.05, 0.05, 0)), 1).pop()
+    assert trainer._train_loss(end) == pytest.approx(single.curve[-1], rel=1e-5)
     for name in ("curve", "moment_rms", "moment_max", "test_accuracy", "bound"):
         np.testing.assert_allclose(getattr(parallel, name), getattr(single, name), rtol=0.02)
     if method == FEEDBACK:
@@ -224,9 +231,10 @@ def test_one_synchronous_worker_is_one_asynchronous_worker(trainer, method):
         ("--fractions 0", "--fractions 0.0: give numbers in (0, 1]"),
         ("--alphas 0.1 nan", "--alphas 0.1 nan: give finite numbers above 0"),
         ("--synchronous-alphas -1", "--synchronous-alphas -1.0: give finite numbers above 0"),
+        ("--slower 0.1 1", "--slower 0.1 1.0: give numbers above 0, below 1, or none"),
         ("--points 2", "--points 2: give at least 3"),
         ("--diverged 1", "--diverged 1.0: give a finite number above 1"),
-        ("--eval-images 10", "--eval-images 10: give at least 250"),
+        ("--eval-images 10", "--eval-images 10: give a multiple of 250"),
         ("--processes 0", "--processes 0: give a whole number of at least 1"),
         ("--quick --batch 5000", "--batch 5000: give at most 1442"),
         ("--data cifar10", "data_dir=None, but name='cifar10' reads its files from it"),
@@ -250,7 +258,7 @@ def test_arguments_of_the_wrong_kind_are_refused(capsys, arguments):
 
 ARGUMENTS = (
     "--data digits --workers 4 --fractions 1 0.01 --alphas 0.05 0.1 --synchronous-alphas 0.2 0.5 "
-    "--seeds 0 1 --gradients 256 --points 4 --eval-images 500"
+    "--slower 0.1 --seeds 0 1 --gradients 256 --points 4 --eval-images 500"
 ).split()
 
 
@@ -292,7 +300,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "On the claim" in out
-    total = 2 * 3 * 2 * 2  # modes, methods, step sizes, seeds
+    total = 2 * (3 * 2 + 1) * 2  # modes, methods and step sizes, seeds
 
     process = start(broken, "--processes", "1")
     deadline = time.monotonic() + 120
@@ -307,6 +315,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     assert "Traceback" not in err
     assert len(list(csv.DictReader((broken / "rows.csv").read_text().splitlines()))) == len(kept)
 
+    known = (straight / "constants.jsonl").read_text()
+    (broken / "constants.jsonl").write_text(known)  # as if they were estimated before it broke
     process = start(broken, "--processes", "1", "--resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -315,9 +325,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     assert results(broken) == results(straight)
     assert len(results(straight)) == total
 
-    names = ["curves.png", "drift.png", "phase.png", "report.md", "rows.csv", "rows.json"]
-    assert sorted(path.name for path in straight.iterdir()) == [*names, "rows.jsonl"]
-    check_rows(json.loads((straight / "rows.json").read_text()))
+    pictures = ["curves.png", "drift.png", "phase.png"]
+    names = ["constants.jsonl", *pictures, "report.md", "rows.csv", "rows.json", "rows.jsonl"]
+    assert sorted(path.name for path in straight.iterdir()) == names
+    content = json.loads((straight / "rows.json").read_text())
+    check_rows(content)
+    check_constants(content["constants"])
+    assert (broken / "constants.jsonl").read_text() == known and "places" not in err
+    assert json.loads((broken / "rows.json").read_text())["constants"] == content["constants"]
+    rows, _, drawn = redrawn(straight / "phase.png")
+    assert len(rows) == total and is_picture(straight / "phase.png", drawn, tmp_path)
 
 
 def check_rows(content):
@@ -334,3 +351,38 @@ def check_rows(content):
         assert (found["delay_max"] > 0) == (found["mode"] == "asynchronous")
         assert (found["lost_norm"] > 0) == (found["method"] == PLAIN)
     assert any(not found["diverged"] for found in content["rows"])
+
+
+def check_constants(found):
+    """They are of three places on the best run of both modes."""
+    assert [point["gradients"] for point in found] == [0, 64, 256] * 2
+    for point in found:
+        assert 0 < point["L"] <= point["L_high"]
+        assert 0 < point["sigma"] < 1.01 * point["M"]  # without bias both, so not in every sample
+
+
+# ---- the figure of the README ----
+
+
+def redrawn(path):
+    """The rows that a phase diagram carries, what else it carries, and the figure, drawn anew."""
+    rows, held = carried_rows(path, Row)
+    known = [Constants(**point) for point in held["constants"]]
+    return rows, held, phase(rows, verdict(rows), compare(rows, known))
+
+
+def test_the_phase_diagram_of_the_readme_is_what_its_rows_make(tmp_path):
+    root = Path(__file__).parents[1]
+    rows, held, drawn = redrawn(root / "docs/phase.png")
+    command = "python -m experiments.error_feedback"  # no option: the whole grid
+    assert held["command"].removesuffix(" --resume") == command
+    keys = [(r.mode, r.workers, r.method, r.fraction, r.alpha, r.seed) for r in rows]
+    grid = error_feedback.grid(error_feedback.Config())
+    assert keys == [dataclasses.astuple(run) for run in grid]
+    assert is_picture(root / "docs/phase.png", drawn, tmp_path)
+    found, text = verdict(rows), " ".join((root / "README.md").read_text().split())
+    for mode in ("asynchronous", "synchronous"):
+        cells = [cell for cell in found.best if cell.mode == mode]
+        counts = count(cells)
+        assert counts[HURTS] == 0 and f"{counts[HELPS]} of {len(cells)}" in text
+    assert held["constants"] and f"{len(rows):,} runs" in text

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from verdict_rows import carried_rows, is_picture
 
 from experiments import scheduler
 from experiments.scheduler_verdict import NORM, VARIANCE, Row, cells, draw, first_time, verdict
@@ -109,7 +110,7 @@ def test_the_grid_holds_full_waiting_and_every_run_once():
         ("--seeds -1", "--seeds -1: give whole numbers from 0"),
         ("--alpha nan", "--alpha nan: give a finite number above 0"),
         ("--spread -1", "--spread -1.0: give a finite number of at least 0"),
-        ("--eval-images 10", "--eval-images 10: give at least 250"),
+        ("--eval-images 600", "--eval-images 600: give a multiple of 250"),
         ("--out pyproject.toml", "--out pyproject.toml: that is a file; name a folder"),
     ],
 )
@@ -172,3 +173,16 @@ def test_the_figure_is_drawn_from_rows_alone():
     figure = draw(rows)
     assert [axis.get_title() for axis in figure.axes[:2]] == ["norm-bounded", "variance-bounded"]
     assert len(draw([rows[0]]).axes) == 2
+
+
+def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
+    """It carries the rows of the whole grid, and they say what the README says."""
+    rows, held = carried_rows(ROOT / "docs/scheduler.png", Row)
+    assert held["command"].removesuffix(" --resume") == "python -m experiments.scheduler"
+    grid = scheduler.grid(scheduler.Config())
+    assert [scheduler.Run(r.rule, r.value, r.ratio, r.seed) for r in rows] == grid
+    assert is_picture(ROOT / "docs/scheduler.png", draw(rows), tmp_path)
+    said, text = verdict(rows), " ".join((ROOT / "README.md").read_text().split())
+    assert any(line.startswith("B̂ ≤ B in all") for line in said)
+    best = max(cells(rows), key=lambda cell: cell.saved if cell.rule == NORM else 0.0)
+    assert f"{best.saved:.0%}" in text and f"β = {best.value:g}" in text

@@ -5,21 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from verdict_rows import SETTINGS, row
+from verdict_rows import SETTINGS, constants_of, full_rows, pair, row
 
 import theory
 from experiments import figures, report, runs, verdict
+from experiments.derived_lines import compare
+from experiments.derived_verdict import sentences
+from experiments.phase import phase
 from experiments.rows import DENSE, FEEDBACK, PLAIN, elastic_bound
 from experiments.verdict import BOTH_DIVERGE, HELPS, HURTS, UNKNOWN
-
-
-def pair(without, with_, **where):
-    """Rows of both methods; NaN stands for divergence."""
-    return [
-        row(method, seed, loss, diverged=math.isnan(loss), **where)
-        for method, losses in ((PLAIN, without), (FEEDBACK, with_))
-        for seed, loss in enumerate(losses)
-    ]
 
 
 def swapped(rows):
@@ -138,30 +132,21 @@ def test_bounds_are_the_lemmas():
     assert elastic_bound("sequential", FEEDBACK, 1, gamma, 0, 3.0) == pytest.approx(residual)
 
 
-def full_rows():
-    rng = np.random.default_rng(0)
-    rows = []
-    for mode, workers in (("sequential", 1), ("asynchronous", 16), ("synchronous", 16)):
-        for alpha in (0.1, 0.2, 0.5):
-            where = dict(mode=mode, workers=workers, alpha=alpha)
-            rows += [row(DENSE, seed, float(rng.uniform(0.1, 0.2)), **where) for seed in range(3)]
-            for fraction in (0.1, 0.01):
-                losses = rng.uniform(0.1, 1, (2, 3)) * (1 if alpha < 0.5 else NAN)
-                rows += pair(*losses.tolist(), fraction=fraction, **where)
-    return rows
-
-
 def test_report_and_figures_are_made_from_rows_alone(tmp_path):
     rows = full_rows()
-    found = verdict.verdict(rows)
-    names = figures.draw_all(tmp_path, rows, found)
-    assert sorted(names) == ["curves.png", "drift.png", "phase.png"]
+    found, compared = verdict.verdict(rows), compare(rows, constants_of(rows))
+    drawn = {"phase.png": phase(rows, found, compared), "drift.png": figures.drift(rows)}
+    names = figures.save(tmp_path, {**drawn, "curves.png": figures.curves(rows)}, {"phase.png": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     picture = (tmp_path / "phase.png").read_bytes()
     assert len(picture) < 150_000
     assert 850 < int.from_bytes(picture[16:20], "big") < 1000  # width in pixels
     about = {"command": "python -m x", "versions": runs.versions()}
-    text = report.report(rows, found, SETTINGS, about, ["Take care."], names)
+    about["constants"] = [dataclasses.asdict(point) for point in constants_of(rows)]
+    text = report.report(rows, found, compared, SETTINGS, about, ["Take care."], names)
     assert "**Take care.**" in text
-    assert all(line in text for line in found.sentences)
-    assert text.count("| asynchronous | 16 |") == 2 + 2 + 5  # best, equal, methods
-    assert text == report.report(rows, found, SETTINGS, about, ["Take care."], names)
+    assert all(line in text for line in (*found.sentences, *sentences(compared, found.equal)))
+    assert text.count("| asynchronous | 16 |") == 2 + 2 + 2 + 2 + 5  # lines, constants, …, methods
+    assert text == report.report(rows, found, compared, SETTINGS, about, ["Take care."], names)
+    plain = report.report(rows, found, [], SETTINGS, about, [], names)
+    assert "Derived lines" in text and "Derived lines" not in plain
