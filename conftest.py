@@ -1,9 +1,14 @@
 """Strict settings for every test, and eight virtual CPU devices."""
 
+import os
+
 import hypothesis
 import jax
 import pytest
 
+# CPUs, which can be virtual devices, even where there is a GPU; JAX_PLATFORMS=cuda,cpu asks for it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for the processes that tests start
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

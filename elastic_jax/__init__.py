@@ -13,8 +13,10 @@ Compressors                top_k, block_top_k, threshold, random_k, sign, quanti
 Models of delay            delays.constant, per_leaf, uniform, geometric, pmf, per_coordinate,
                            replay
 Workers in step            worker_step, simulate, distribute, all_mean, fold_in_worker
+Sharded parameters         shards.by_shard, state_specs
 Workers that race          draw_trace, make_trace, Trace, asynchronous; speeds.constant,
                            exponential, lognormal, pareto, stops_after
+Workers that really race   hogwild.train, replay
 Imperfect links            links.lossy, late; absent.partial, crashes
 Elastic schedulers         schedulers.norm_bounded, variance_bounded; arrivals.backward, fixed
 Workers that train alone   local.average, diloco
@@ -33,10 +35,12 @@ from elastic_jax import (
     estimate,
     gossip,
     graphs,
+    hogwild,
     links,
     local,
     problems,
     schedulers,
+    shards,
     speeds,
 )
 from elastic_jax.absorb import absorb
@@ -81,6 +85,7 @@ __all__ = [
     "gossip",
     "graphs",
     "held",
+    "hogwild",
     "identity",
     "links",
     "local",
@@ -94,6 +99,7 @@ __all__ = [
     "random_k",
     "relaxation",
     "schedulers",
+    "shards",
     "sign",
     "simulate",
     "speeds",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax.checks import check_seed, whole
+from elastic_jax.checks import check_seed, flag, number, scalar, whole
 from elastic_jax.exchange import AxisName, all_mean, axis_names, gather, mean, worker_index
 from elastic_jax.fates import (
     check_probability,
@@ -104,6 +104,7 @@ def partial(
         p agrees with it to rounding.
 
     Raises:
+        TypeError: for a `keep` that is no bool.
         ValueError: for a number below 1 or a probability outside (0, 1]; from the update, for more
             participants than workers.
 
@@ -119,12 +120,9 @@ def partial(
     """
     names = axis_names(axis_name)
     check_seed(seed)
+    flag("keep", keep)
     if isinstance(participants, jax.Array) and jnp.issubdtype(participants.dtype, jnp.integer):
-        if participants.ndim:
-            raise ValueError(
-                f"participants has shape {participants.shape}; pass an int or a float, or a scalar"
-            )
-        exact = True
+        exact = scalar("participants", participants, lambda n: n >= 1, "an int >= 1", whole=True)
     else:
         exact = isinstance(participants, numbers.Integral)
         if exact:
@@ -158,9 +156,9 @@ def partial(
             total = plus(state.pending, updates)
             sent, kept = where(here, total), where(here, jax.tree.map(jnp.zeros_like, total), total)
         else:
-            weight = p / jnp.maximum(jnp.sum(present), 1).astype(jnp.float32)
-            sent = jax.tree.map(lambda u: wide(u) * weight.astype(wide(u).dtype), updates)
-            sent = where(here, sent)
+            number = jnp.maximum(jnp.sum(present), 1)
+            each = jax.tree.map(lambda u: wide(u) * (p / number.astype(wide(u).dtype)), updates)
+            sent = where(here, each)
             kept = plus(state.dropped, minus(jax.tree.map(wide, updates), sent))
         out, rest = rounded(mean(sent, names), state.rest, updates)
         return out, type(state)(kept, rest, absences, shared_key)
@@ -171,6 +169,7 @@ def partial(
 # ---- crashes ----
 
 Crash = tuple[int, int, int | None]  # worker, the step it crashes at, the step it is back at
+_NEVER = np.iinfo(np.int32).max  # no step
 
 
 class CrashState(NamedTuple):
@@ -237,7 +236,7 @@ def crashes(
         and `messages_forwarded`. Without any crash it is `all_mean(axis_name)`.
 
     Raises:
-        TypeError: for a table that holds something else.
+        TypeError: for a table that holds something else, or a `forward` that is no bool.
         ValueError: for numbers out of range, a worker that crashes while it is down, or `down`
             with a table; from the update, for a worker that is not there.
 
@@ -255,6 +254,7 @@ def crashes(
     """
     names = axis_names(axis_name)
     check_seed(seed)
+    flag("forward", forward)
     check_probability("reach", reach, most="[0, 1]")
     probability: Any = 0.0  # or a table
     plan, pause = None, None
@@ -267,8 +267,9 @@ def crashes(
         nothing = not when
     else:
         probability = when
-        nothing = not check_probability("when", when, most="[0, 1)") and when == 0
-        pause = None if down is None else whole("down", down, "number of steps")
+        advice = "a number in [0, 1), or a list of tuples (worker, step, back)"
+        nothing = not number("when", when, lambda q: 0 <= q < 1, advice) and when == 0
+        pause = None if down is None else whole("down", down, "number of steps", most=_NEVER - 1)
     if nothing:
         return all_mean(names)
 
@@ -293,7 +294,7 @@ def crashes(
         counted = survives | got.any(1)
         missed = last & ~got & counted[:, None]
         # A row of a worker that does not survive follows the first that does.
-        source = jnp.where(survives[me], me, jnp.argmax(survives))
+        source = jnp.where(survives[me], me, _first(survives))
         together = shares(gather(updates, names), p)
         moves = sum_where(counted, together)
         new = sum_where(missed[:, source], together)
@@ -322,10 +323,14 @@ def crashes(
     return relaxation(init, update, names)
 
 
+def _first(survives: jax.Array) -> jax.Array:
+    return jnp.argmax(survives).astype(jnp.int32)
+
+
 def _lacks_more(missing: Any, survives: jax.Array, me: jax.Array, names: tuple[str, ...]) -> Any:
     """Returns what the first survivor lacks and this worker does not, if it follows that one."""
     p = len(survives)
-    of_first = mean(where(me == jnp.argmax(survives), missing), names)
+    of_first = mean(where(me == _first(survives), missing), names)
     return where(
         survives[me],
         jax.tree.map(jnp.zeros_like, missing),
@@ -334,9 +339,9 @@ def _lacks_more(missing: Any, survives: jax.Array, me: jax.Array, names: tuple[s
 
 
 def _back(back: jax.Array, crashes: jax.Array, step: jax.Array, pause: int | None) -> jax.Array:
-    """Returns the step at which a worker is back, if it crashes now; int32's largest is never."""
-    never = jnp.iinfo(jnp.int32).max
-    returns = jnp.int32(never) if pause is None else step + jnp.int32(pause + 1)
+    """Returns the step at which a worker is back, if it crashes now."""
+    left = _NEVER - step
+    returns = step + (left if pause is None else jnp.minimum(jnp.int32(pause + 1), left))
     return jnp.where(crashes, returns, back)
 
 
@@ -349,17 +354,17 @@ def _table(when: Sequence[Crash]) -> Callable[[jax.Array, int], tuple[jax.Array,
             raise TypeError(f"when holds {crash!r}; {advice}")
         worker, step, back = crash
         whole("worker", worker, "index of a worker", least=0)
-        whole("step", step, "step", least=0)
+        whole("step", step, "step", least=0, most=_NEVER - 2)
         if back is not None:
-            whole("back", back, f"step after the crash at {step}", least=step + 1)
+            what = f"step after the crash at {step}"
+            whole("back", back, what, least=step + 1, most=_NEVER - 1)
     for worker, step, back in sorted(when, key=lambda crash: crash[1]):
         if step < last.get(worker, 0):
             raise ValueError(
                 f"when has worker {worker} crash at step {step}, but it is down; {advice}"
             )
         last[worker] = float("inf") if back is None else back
-    never = np.iinfo(np.int32).max
-    rows = [(worker, step, never if back is None else back) for worker, step, back in when]
+    rows = [(worker, step, _NEVER if back is None else back) for worker, step, back in when]
     of, start, end = np.asarray(rows or np.zeros((0, 3)), np.int32).T
 
     def plan(step, p):

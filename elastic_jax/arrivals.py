@@ -6,7 +6,6 @@ since a sender's step began; `Clock` says when that was.
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elastic_jax.checks import number
 from elastic_jax.exchange import gather, worker_index
 
 
@@ -234,12 +234,10 @@ def _check(
     name: str, value: Any, above: float | None = None, least: float = 0.0, infinite: bool = False
 ) -> None:
     """Refuses a number out of range; a JAX scalar may be traced."""
-    if isinstance(value, jax.Array) and not value.ndim:
-        return
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    number = float(value) if real else math.nan
-    low = number >= least if above is None else number > above
-    if not low or (number == math.inf and not infinite):
-        finite = "" if infinite else "finite "
-        side = f">= {least:g}" if above is None else f"> {above:g}"
-        raise ValueError(f"{name}={value!r} is out of range; pass a {finite}number {side}")
+    side = f">= {least:g}" if above is None else f"> {above:g}"
+
+    def fits(value):
+        low = value >= least if above is None else value > above
+        return low and (infinite or value < math.inf)
+
+    number(name, value, fits, f"a {'' if infinite else 'finite '}number {side}")

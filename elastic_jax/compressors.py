@@ -9,131 +9,36 @@ as infinitely large, so selection by size sends it at once: it surfaces, where a
 it. Compressors that scale by a norm return non-finite values throughout. `k >= d` sends everything.
 """
 
+import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from elastic_jax.checks import whole
+from elastic_jax.leaves import Leaf, lift, size
 from elastic_jax.precision import wide, wide_dtype
 from elastic_jax.types import Compressor
 
 
-class Leaf(NamedTuple):
-    """What a compressor does to one array; `Compressor` lifts it to trees."""
+def identity(dtype: Any = None) -> Compressor:
+    """Sends everything: C(y) = y, gamma = 0, omega = 0; with a dtype, rounded to the nearest.
 
-    encode: Callable[..., Any]  # (key, state, x) -> (payload, state)
-    decode: Callable[..., Any]  # (payload, like) -> x
-    nbytes: Callable[[Any], int]
-    gamma: Callable[[Any], float]
-    dense: Callable[..., Any] | None = None  # (key, state, x) -> (x, state)
-    init: Callable[..., Any] = lambda key, like: ()
-    omega: Callable[[Any], float] | None = None
+    `error_feedback(identity())` and `compress(identity())` are `optax.identity()`. With a narrow
+    dtype, `error_feedback(identity("bfloat16"), axis_name)` is an all-reduce of half the bytes:
+    gamma = 2^-16 in float32's normal numbers (in float16, 1), and the mean is rounded too. What
+    either rounding drops is held: B is about M/128.
 
+    Args:
+        dtype: bfloat16 or float16, in which wider entries travel; None for their own.
 
-def lift(
-    name: str,
-    leaf: Leaf,
-    *,
-    deterministic: bool = True,
-    linear: bool = False,
-    scope: str = "leaf",
-) -> Compressor:
-    """Makes a compressor of trees, leaf by leaf or over all leaves as one vector."""
-    if scope not in ("leaf", "tree"):
-        raise ValueError(
-            f"scope={scope!r} is unknown; use 'leaf' (each array by itself) or 'tree' (all arrays "
-            "as one vector)"
-        )
-    omega = leaf.omega
+    Returns:
+        The compressor, deterministic; with a dtype, biased.
 
-    def decode_encoded(key, state, x):
-        payload, state = leaf.encode(key, state, x)
-        return leaf.decode(payload, x), state
-
-    def parts(tree):
-        """Splits a tree into the arrays that are compressed, each by itself."""
-        leaves = jax.tree.leaves(tree)
-        if scope == "leaf" or len(leaves) <= 1:
-            return leaves
-        _same_dtype(leaves)
-        return [jnp.concatenate([jnp.ravel(x) for x in leaves])]
-
-    def whole(arrays, like):
-        """Undoes `parts`."""
-        leaves, treedef = jax.tree.flatten(like)
-        if scope == "tree" and len(leaves) > 1:
-            ends = np.cumsum([math.prod(x.shape) for x in leaves])[:-1]
-            arrays = [
-                piece.reshape(x.shape)
-                for piece, x in zip(jnp.split(arrays[0], ends), leaves, strict=True)
-            ]
-        return jax.tree.unflatten(treedef, arrays)
-
-    def shapes(like):
-        leaves = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for x in jax.tree.leaves(like)]
-        if scope == "leaf" or len(leaves) <= 1:
-            return leaves
-        _same_dtype(leaves)
-        return [jax.ShapeDtypeStruct((sum(math.prod(x.shape) for x in leaves),), leaves[0].dtype)]
-
-    def each(function, key, state, tree):
-        arrays = parts(tree)
-        keys = [key] * len(arrays) if deterministic else jax.random.split(key, len(arrays))
-        done = [function(k, s, x) for k, s, x in zip(keys, state, arrays, strict=True)]
-        return tuple(out for out, _ in done), tuple(new for _, new in done)
-
-    def init(key, like):
-        arrays = shapes(like)
-        keys = jax.random.split(key, max(1, len(arrays)))
-        return tuple(leaf.init(k, x) for k, x in zip(keys, arrays, strict=False))
-
-    def decode(payload, like):
-        arrays = [leaf.decode(one, x) for one, x in zip(payload, shapes(like), strict=True)]
-        return whole(arrays, like)
-
-    def dense(key, state, tree):
-        out, state = each(leaf.dense or decode_encoded, key, state, tree)
-        return whole(list(out), tree), state
-
-    def worst(constant):
-        return lambda like: max((constant(x) for x in shapes(like) if size(x)), default=0.0)
-
-    return Compressor(
-        name=name,
-        init=init,
-        encode=lambda key, state, tree: each(leaf.encode, key, state, tree),
-        decode=decode,
-        dense=dense,
-        nbytes=lambda like: sum(leaf.nbytes(x) for x in shapes(like)),
-        gamma=worst(leaf.gamma),
-        omega=None if omega is None else worst(omega),
-        deterministic=deterministic,
-        linear=linear,
-    )
-
-
-def _same_dtype(leaves) -> None:
-    dtypes = {str(x.dtype) for x in leaves}
-    if len(dtypes) > 1:
-        raise ValueError(
-            f"scope='tree' needs one dtype for all leaves, got {sorted(dtypes)}; use scope='leaf', "
-            "or give each dtype its own compressor with optax.partition"
-        )
-
-
-def size(like: Any) -> int:
-    """Returns how many entries an array or a ShapeDtypeStruct has."""
-    return math.prod(like.shape)
-
-
-def identity() -> Compressor:
-    """Sends everything: C(y) = y, gamma = 0, omega = 0.
-
-    `error_feedback(identity())` and `compress(identity())` are `optax.identity()`.
+    Raises:
+        ValueError: for another dtype.
     """
     return lift(
         "identity",
@@ -146,6 +51,7 @@ def identity() -> Compressor:
             omega=lambda like: 0.0,
         ),
         linear=True,
+        dtype=dtype,
     )
 
 
@@ -318,9 +224,16 @@ def low_rank(rank: int = 2) -> Compressor:
     """Sends a rank-r approximation of each matrix, by one warm-started power iteration (PowerSGD).
 
     A leaf of shape [n, …] is taken as a matrix [n, m]. With the last step's right factor Q,
-    `P = orth(Y Q)`, `C(Y) = P Pᵀ Y`: a projection, so `||C(Y) - Y|| <= ||Y||` (gamma = 1; on fixed
-    Y the warm start drives it to the best rank-r error). Biased; random only in its start. Leaves
-    that are vectors, or for which two factors are no smaller, are sent whole.
+    `P = orth(Y Q)`, `Q⁺ = Yᵀ P` and `C(Y) = P Pᵀ Y`: a projection, so `||C(Y) - Y|| <= ||Y||`
+    (gamma = 1; on fixed Y the warm start drives it to the best rank-r error). Biased; random only
+    in its start. Leaves that are vectors, or for which two factors are no smaller, are sent whole.
+
+    Workers that meet (given an `axis_name`) agree on one basis, in two reductions a step of
+    r (n + m) numbers in all, however many they are:
+
+        P = orth(mean_i Y_i Q)      Q⁺ = mean_i Y_iᵀ P      mean_i C_i = P Q⁺ᵀ
+
+    Each worker's own message is `C_i = P Pᵀ Y_i`, so that its residual is its own projection's.
 
     Args:
         rank: of the approximation, an int >= 1.
@@ -335,6 +248,7 @@ def low_rank(rank: int = 2) -> Compressor:
         Vogels, Karimireddy, Jaggi, "PowerSGD", 2019.
     """
     rank = whole("rank", rank, "rank")
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
     def matrix(like):
         """Shape [n, m], or None where the leaf is sent whole."""
@@ -349,25 +263,42 @@ def low_rank(rank: int = 2) -> Compressor:
             return ()
         return jax.random.normal(key, (shape[1], rank), wide_dtype(like.dtype))
 
-    def encode(key, state, x):
-        shape = matrix(x)
-        if shape is None:
-            return (x,), state
-        y = x.reshape(shape).astype(state.dtype)
-        highest = jax.lax.Precision.HIGHEST
-        left, _ = jnp.linalg.qr(jnp.matmul(y, state, precision=highest))
-        right = jnp.matmul(y.T, left, precision=highest)
+    def flat(x):
+        return wide(x).reshape(matrix(x))
+
+    def kept(right, before):
         # a factor of zeros would be the last: keep the direction until there is one again
         alive = jnp.max(jnp.abs(right), axis=0, keepdims=True) > 0
-        return (left, right), jnp.where(alive, right, state)
+        return jnp.where(alive, right, before)
+
+    def encode(key, state, x):
+        if matrix(x) is None:
+            return (x,), state
+        left, _ = jnp.linalg.qr(matmul(flat(x), state))
+        right = matmul(flat(x).T, left)
+        return (left, right), kept(right, state)
 
     def decode(payload, like):
-        shape = matrix(like)
-        if shape is None:
+        if matrix(like) is None:
             return payload[0]
         left, right = payload
-        product = jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
-        return product.astype(like.dtype).reshape(like.shape)
+        return matmul(left, right.T).astype(like.dtype).reshape(like.shape)
+
+    def meet(key, state, tree, average):
+        leaves, treedef = jax.tree.flatten(tree)
+        at = [i for i, x in enumerate(leaves) if matrix(x) is not None]
+        first = [wide(x) for x in leaves]  # what is sent whole goes along with the left factors
+        for i in at:
+            first[i] = matmul(flat(leaves[i]), state[i])
+        message, mean = average(first)
+        lefts = {i: jnp.linalg.qr(mean[i])[0] for i in at}
+        rights = average([matmul(flat(leaves[i]).T, lefts[i]) for i in at])
+        state = list(state)
+        for i, own, right in zip(at, *rights, strict=True):
+            for out, factor in ((message, own), (mean, right)):
+                out[i] = matmul(lefts[i], factor.T).reshape(leaves[i].shape)
+            state[i] = kept(right, state[i])
+        return treedef.unflatten(message), treedef.unflatten(mean), tuple(state)
 
     def nbytes(like):
         shape = matrix(like)
@@ -384,4 +315,5 @@ def low_rank(rank: int = 2) -> Compressor:
             nbytes=nbytes,
             gamma=lambda like: 0.0 if matrix(like) is None else 1.0,
         ),
+        meet=meet,
     )

@@ -5,7 +5,7 @@
 the server's parameters are now (`server_params`). `predict` is a relaxation like any other.
 """
 
-import numbers
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.checks import positive, whole
+from elastic_jax.checks import number, whole
 from elastic_jax.order import relaxation
-from elastic_jax.precision import minus, narrow_as, plus, wide, zeros
+from elastic_jax.precision import minus, narrow, narrow_as, plus, wide, wide_dtype, zeros
 
 # ---- smaller steps ----
 
@@ -25,13 +25,13 @@ class Rule(NamedTuple):
     """By what a gradient is multiplied, given its staleness."""
 
     name: str
-    factor: Callable[[chex.Array], chex.Array]  # float32 [], applied updates -> float32 []
+    factor: Callable[[chex.Array], chex.Numeric]  # float [], applied updates -> float []
 
 
-def inverse(power: float = 1.0) -> Rule:
-    """`(1 + staleness)^-power`: the staler, the smaller."""
-    power = positive("power", power)
-    return Rule(f"inverse({power:g})", lambda staleness: (1 + staleness) ** -power)
+def inverse(power: chex.Numeric = 1.0) -> Rule:
+    """`(1 + staleness)^-power`: the staler, the smaller. The power may be traced."""
+    number("power", power, _above_0, "a finite number > 0")
+    return Rule(f"inverse({power})", lambda late: (1 + late) ** -jnp.asarray(power, late.dtype))
 
 
 def capped(limit: int) -> Rule:
@@ -50,8 +50,9 @@ def dropped(limit: int) -> Rule:
     """1 where the staleness is below `limit`, else 0: what is too stale is thrown away.
 
     A gradient of which nothing is applied counts as an update, so that p workers of equal speed
-    are p − 1 late for ever: with a limit of at most p − 1 nothing would ever be applied. (After
-    Maranjyan, Tyurin, Richtárik, "Ringmaster ASGD", 2025, where only applied ones count.)
+    are p − 1 late for ever: with a limit below p, nothing but the first `limit` gradients would be
+    applied. (After Maranjyan, Tyurin, Richtárik, "Ringmaster ASGD", 2025, where only applied ones
+    count.)
     """
     most = whole("limit", limit, "number of updates")
     return Rule(f"dropped({most})", lambda late: jnp.where(late < most, 1.0, 0.0))
@@ -94,8 +95,13 @@ def by_staleness(rule: Rule) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, staleness: Any = None, **extra):
         if staleness is None:
             raise TypeError(_untold("staleness"))
-        factor = rule.factor(jnp.asarray(staleness, jnp.float32))
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+
+        def scaled(g):
+            dtype = wide_dtype(g.dtype)
+            factor = rule.factor(jnp.asarray(staleness, dtype))
+            return narrow(wide(g) * jnp.asarray(factor, dtype), g.dtype)
+
+        return jax.tree.map(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -110,7 +116,10 @@ class CompensateState(NamedTuple):
 
 
 def compensate(
-    strength: float = 0.04, decay: float | None = None, *, epsilon: float = 1e-7
+    strength: chex.Numeric = 0.04,
+    decay: chex.Numeric | None = None,
+    *,
+    epsilon: chex.Numeric = 1e-7,
 ) -> optax.GradientTransformationExtraArgs:
     """Moves a stale gradient to where the parameters are now, to first order.
 
@@ -120,14 +129,14 @@ def compensate(
     coordinate: `λ = strength/√(mean square of g + epsilon)`.
 
     Args:
-        strength: λ, a number > 0.
+        strength: λ, a number > 0; may be traced, as all numbers here.
         decay: of the running mean square, in [0, 1); None keeps λ constant.
         epsilon: added under the root, > 0.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose update needs `server_params` (x_now) and
-        `params` (the view v); `asynchronous` passes them. (`optax.masked` needs
-        `mask_compatible_extra_args=True`; `optax.MultiSteps` passes none on: put this outside.)
+        `params` (the view v); `asynchronous` passes them. (`optax.MultiSteps` passes nothing on as
+        `gradient_transformation()`: put this outside.)
 
     Raises:
         TypeError: at an update that is not told the server's parameters.
@@ -144,8 +153,10 @@ def compensate(
     Reference:
         Zheng et al., "Asynchronous SGD with delay compensation" (DC-ASGD), 2017.
     """
-    strength, epsilon = positive("strength", strength), positive("epsilon", epsilon)
-    kept = 0.0 if decay is None else _fraction("decay", decay)
+    number("strength", strength, _above_0, "a finite number > 0")
+    number("epsilon", epsilon, _above_0, "a finite number > 0")
+    if decay is not None:
+        number("decay", decay, _below_1, "a number in [0, 1)")
 
     def init(params):
         return CompensateState(() if decay is None else zeros(params))
@@ -153,15 +164,28 @@ def compensate(
     def update(updates, state, params=None, *, server_params: Any = None, **extra):
         if params is None or server_params is None:
             raise TypeError(_untold("server_params"))
-        square = jax.tree.map(lambda g: wide(g) ** 2, updates)
-        if decay is None:
-            scale = jax.tree.map(lambda s: strength * s, square)
-        else:
-            mean = jax.tree.map(lambda m, s: kept * m + (1 - kept) * s, state.mean_square, square)
-            scale = jax.tree.map(lambda s, m: strength * s / jnp.sqrt(m + epsilon), square, mean)
+        now = jax.tree.map(  # optax.masked masks all but the extra arguments
+            lambda g, x: g if isinstance(g, optax.MaskedNode) else x,
+            updates,
+            server_params,
+            is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+        )
+        g = jax.tree.map(wide, updates)
+        scaled = jax.tree.map(lambda g: _times(strength, g), g)
+        if decay is not None:
+            kept, rate = decay, 1 - decay
+            mean = jax.tree.map(
+                lambda m, g: _times(kept, m) + _times(rate, g * g), state.mean_square, g
+            )
+            scaled = jax.tree.map(
+                lambda c, m: c / jnp.sqrt(m + jnp.asarray(epsilon, m.dtype)), scaled, mean
+            )
             state = CompensateState(mean)
-        moved = jax.tree.map(lambda c, x, v: c * (wide(x) - wide(v)), scale, server_params, params)
-        return narrow_as(plus(jax.tree.map(wide, updates), moved), updates), state
+        # g⊙g alone would be infinite for large gradients, and times 0 no number
+        moved = jax.tree.map(
+            lambda c, g, x, v: c * (g * (wide(x) - wide(v))), scaled, g, now, params
+        )
+        return narrow_as(plus(g, moved), updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -187,7 +211,9 @@ class PredictState(NamedTuple):
         return self.ahead
 
 
-def predict(steps: float, momentum: float = 0.9) -> optax.GradientTransformationExtraArgs:
+def predict(
+    steps: chex.Numeric, momentum: chex.Numeric = 0.9
+) -> optax.GradientTransformationExtraArgs:
     """Shows workers where the parameters are expected to be, `steps` updates from now.
 
     With s a running mean of the updates, the view is `x + steps·s`:
@@ -198,10 +224,10 @@ def predict(steps: float, momentum: float = 0.9) -> optax.GradientTransformation
     ones arrive. None is lost, and with `||u|| <= alpha M` the view is within `steps·alpha M` of
     where it would be. After `delay(τ)`, `predict(τ)` foresees what is in flight, from a trend that
     is τ steps old: it narrows the gap where updates last for 2τ steps, and widens it where they
-    turn.
+    turn. B = 2τM for both; updates that turn after having long been alike attain it.
 
     Args:
-        steps: how far to look ahead, a number >= 0.
+        steps: how far to look ahead, a number >= 0. It and the momentum may be traced, and change.
         momentum: of the running mean, in [0, 1).
 
     Returns:
@@ -228,20 +254,32 @@ def predict(steps: float, momentum: float = 0.9) -> optax.GradientTransformation
         Chen, Yang, Cheng, "Efficient and robust parallel DNN training through model parallelism on
         multi-GPU platform" (SpecTrain), 2018.
     """
-    if steps == 0 and not isinstance(steps, bool):
+    array = number("steps", steps, lambda n: 0 <= n < math.inf, "a finite number >= 0")
+    number("momentum", momentum, _below_1, "a number in [0, 1)")
+    if not array and steps == 0:
         return optax.with_extra_args_support(optax.identity())
-    steps, momentum = positive("steps", steps), _fraction("momentum", momentum)
 
     def update(updates, state, params=None, **extra):
-        trend = jax.tree.map(lambda s, u: s + (1 - momentum) * (wide(u) - s), state.trend, updates)
+        trend = jax.tree.map(
+            lambda s, u: s + _times(1 - momentum, wide(u) - s), state.trend, updates
+        )
         total = plus(state.ahead, updates)  # what is held if nothing is applied
-        out = narrow_as(jax.tree.map(lambda y, s: y + steps * s, total, trend), updates)
+        out = narrow_as(jax.tree.map(lambda y, s: y + _times(steps, s), total, trend), updates)
         return out, PredictState(trend, minus(total, out))
 
     return relaxation(lambda params: PredictState(zeros(params), zeros(params)), update)
 
 
-def _fraction(name: str, value: Any) -> float:
-    if not (isinstance(value, numbers.Real) and 0 <= float(value) < 1):
-        raise ValueError(f"{name}={value!r} is out of range; pass a number in [0, 1)")
-    return float(value)
+def _times(factor: chex.Numeric, x: jax.Array) -> jax.Array:
+    return jnp.asarray(factor, x.dtype) * x
+
+
+# ---- bad input ----
+
+
+def _above_0(x: float) -> bool:
+    return 0 < x < math.inf
+
+
+def _below_1(x: float) -> bool:
+    return 0 <= x < 1

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elastic_jax.checks import whole
 from elastic_jax.exchange import axis_names
+from elastic_jax.shards import check_axes, state_specs
 from elastic_jax.workers import (
     WorkerState,
     WorkerStep,
@@ -20,13 +21,17 @@ from elastic_jax.workers import (
 )
 
 
-def distribute(step: WorkerStep, mesh: Mesh, *, workers: int | None = None) -> WorkerStep:
+def distribute(
+    step: WorkerStep, mesh: Mesh, *, workers: int | None = None, specs: Any = None
+) -> WorkerStep:
     """Runs p workers on the devices of a mesh, one or several on each.
 
     What `simulate` computes, up to the rounding of sums over workers, and with the same randomness:
     worker i is the one whose state and batch stand i-th in the stacks, and its index counts the
     innermost axis fastest. Stacks [p, ...] are sharded along their first axis, over the workers'
-    axes of the mesh; over its other axes all is computed alike.
+    axes of the mesh; what each of its other axes does is left to XLA: nothing, unless parameters
+    are sharded over it (`specs`). Then losses are written as on one device, and so are relaxations:
+    see `elastic_jax.shards`, and `by_shard` there, for what that costs.
 
     Args:
         step: of one worker, whose `axis_name` is an axis of the mesh, or a tuple of axes, innermost
@@ -35,15 +40,19 @@ def distribute(step: WorkerStep, mesh: Mesh, *, workers: int | None = None) -> W
         mesh: of devices, on one host or many (`jax.distributed`).
         workers: p, where a device simulates several: a multiple of the number of devices on the
             workers' axes. None for one worker on each.
+        specs: where each worker's parameters stand on the mesh's other axes: `PartitionSpec`s, a
+            tree shaped like the parameters or a prefix of it. What an optimizer keeps in their
+            shape (see `elastic_jax.shards.state_specs`) stands there too. None where every device
+            has them whole.
 
     Returns:
         A step with the same signature, compiled: `init(params)` gives states stacked [p, ...], all
         views alike; `step(states, batches)` takes batches stacked [p, ...] and returns losses [p].
 
     Raises:
-        TypeError: for what is no worker step or no mesh.
+        TypeError: for what is no worker step, mesh or `PartitionSpec`.
         ValueError: for axis names that the mesh has not, a number of workers that its devices do
-            not divide, or batches that are not stacked [p, ...].
+            not divide, batches that are not stacked [p, ...], or specs that name the workers' axes.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -61,6 +70,8 @@ def distribute(step: WorkerStep, mesh: Mesh, *, workers: int | None = None) -> W
     inner, outer, workers = _layout(step, mesh, workers)
     stacked, alike = PartitionSpec(outer[::-1]), PartitionSpec()
     auto = Mesh(mesh.devices, mesh.axis_names)
+    if specs is not None:
+        check_axes(specs, mesh, outer)
 
     def on_device(function, *blocks):
         """Runs one worker's function on a device's block of a stack."""
@@ -76,6 +87,11 @@ def distribute(step: WorkerStep, mesh: Mesh, *, workers: int | None = None) -> W
             # Results can be used as those of `simulate`, even if the mesh has explicit axes (as
             # jax.make_mesh makes them), unless they are in force: then they are to be obeyed.
             explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+            if explicit and specs is not None:
+                raise ValueError(
+                    "specs are for axes that XLA manages, but the mesh in force has explicit ones; "
+                    "call this outside jax.set_mesh, or give the mesh AxisType.Auto"
+                )
             if explicit:
                 args = [
                     jax.sharding.reshard(tree, NamedSharding(mesh, spec))
@@ -86,10 +102,35 @@ def distribute(step: WorkerStep, mesh: Mesh, *, workers: int | None = None) -> W
                 mesh=mesh if explicit else auto,
                 in_specs=in_specs,
                 out_specs=stacked,
+                axis_names=set(outer),
                 check_vma=False,
             )(*args)
 
         return call
+
+    def placed(states):
+        """Has XLA keep what is shaped like sharded parameters where they are."""
+
+        def of_one(state):
+            params, opt_state = jax.tree.map(  # of one worker
+                lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tuple(state)
+            )
+            places = WorkerState(*state_specs((params, opt_state), params, specs))
+            return jax.tree.map(
+                lambda x, spec: (
+                    jax.lax.with_sharding_constraint(
+                        x, NamedSharding(auto, PartitionSpec(outer[::-1], *spec))
+                    )
+                    if any(spec)
+                    else x
+                ),
+                state,
+                places,
+            )
+
+        if specs is None:
+            return states
+        return jax.tree.map(of_one, states, is_leaf=lambda x: isinstance(x, WorkerState))
 
     def init_block(index, params):
         return on_device(lambda _: step.init(params), index)
@@ -98,8 +139,18 @@ def distribute(step: WorkerStep, mesh: Mesh, *, workers: int | None = None) -> W
         return on_device(step.step, states, batches)
 
     start = shard(init_block, (stacked, alike))
-    initialize = jax.jit(lambda params: start(jnp.arange(workers), params))
-    return _checked(step, workers, initialize, jax.jit(shard(step_block, (stacked, stacked))))
+    run = shard(step_block, (stacked, stacked))
+
+    @jax.jit
+    def initialize(params):
+        return placed(start(jnp.arange(workers), params))
+
+    @jax.jit
+    def run_placed(states, batches):
+        states, out = run(states, batches)
+        return placed(states), out
+
+    return _checked(step, workers, initialize, run_placed)
 
 
 def pmap(step: WorkerStep, workers: int) -> WorkerStep:

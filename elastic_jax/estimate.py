@@ -12,7 +12,7 @@ in the mean. For σ, M and Δ they are n independent draws, and f is the expecta
 from typing import Any, NamedTuple, Unpack
 
 from elastic_jax import lanczos
-from elastic_jax.intervals import Estimate, above, modulus, root_mean, worst
+from elastic_jax.intervals import Estimate, above, modulus, root_mean_square, worst
 from elastic_jax.sweeps import Loss, Settings, Sweeps, finite
 from elastic_jax.types import Tree
 
@@ -44,7 +44,8 @@ def constants(
 
     Args:
         loss_fn: `(params, batch) -> loss`, a float scalar; differentiable, for L and c twice (by
-            `jax.jvp` of `jax.grad`).
+            `jax.jvp` of `jax.grad`). It is compiled, and kept, once for each function: pass the
+            same one again, not a new lambda.
         params: a tree of float arrays; sums over them are in float32 or wider.
         batches: a list of batches, which count alike whatever their sizes, or a tree of arrays
             stacked [n, …]. n ≥ 3 for σ, M and Δ, else n ≥ 1.
@@ -77,8 +78,8 @@ def constants(
     return Constants(
         modulus(least, largest),
         least,
-        worst(max, [root_mean(one.spreads, sweeps.miss) for one in found]),
-        worst(max, [root_mean(one.squares, sweeps.miss) for one in found]),
+        worst(max, [root_mean_square(one.spreads, sweeps.miss) for one in found]),
+        worst(max, [root_mean_square(one.lengths, sweeps.miss) for one in found]),
         above(found[0].losses, floor, sweeps.miss),
     )
 
@@ -173,7 +174,7 @@ def noise(loss_fn: Loss, params: Tree, batches: Any, **settings: Unpack[Settings
         1.333
     """
     sweeps = Sweeps(loss_fn, params, batches, **settings, gradients=True)
-    return worst(max, [root_mean(one.spreads, sweeps.miss) for one in sweeps.moments()])
+    return worst(max, [root_mean_square(one.spreads, sweeps.miss) for one in sweeps.moments()])
 
 
 def second_moment(
@@ -196,7 +197,7 @@ def second_moment(
         16.667
     """
     sweeps = Sweeps(loss_fn, params, batches, **settings, gradients=True)
-    return worst(max, [root_mean(one.squares, sweeps.miss) for one in sweeps.moments()])
+    return worst(max, [root_mean_square(one.lengths, sweeps.miss) for one in sweeps.moments()])
 
 
 def gap(

@@ -1,18 +1,22 @@
 """How workers meet: `mean`, `gather` and `shift` over a named axis, and the plain all-reduce.
 
+`means` is for arrays that may be narrow: no rounding is unseen.
+
 Everything that crosses workers is a function of an axis name, so that one step runs under
 `jax.vmap(axis_name=…)`, `jax.shard_map` and `jax.pmap` alike.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from elastic_jax.order import relaxation
-from elastic_jax.precision import narrow, wide
+from elastic_jax.precision import narrow, wide, wide_dtype
 
 AxisName = str | tuple[str, ...]  # a tuple names several axes, innermost first
 
@@ -36,6 +40,67 @@ def mean(tree: Any, axis_name: AxisName) -> Any:
         return narrow(total, x.dtype)
 
     return jax.tree.map(leaf_mean, tree)
+
+
+def means(arrays: list[jax.Array], axis_name: AxisName) -> tuple[list[Any], list[Any]]:
+    """Averages arrays over the workers, those of a dtype in one collective.
+
+    What is narrower than float32 travels, and its mean travels, in its own dtype: worker i averages
+    the i-th part in float32 and rounds it. What that drops, p times, is taken off what it counts
+    as its own, so that no rounding is unseen.
+
+    Args:
+        arrays: this worker's, of floats.
+        axis_name: the workers' axis, or several, innermost first.
+
+    Returns:
+        What each array counts as, this worker's own, and the mean of that over the workers, the
+        same on all; both in float32 or wider.
+    """
+    names = axis_names(axis_name)
+    own, average = list(arrays), list(arrays)
+    for dtype in dict.fromkeys(x.dtype for x in arrays):
+        group = [i for i, x in enumerate(arrays) if x.dtype == dtype]
+        flat = jnp.concatenate([jnp.ravel(arrays[i]) for i in group])
+        ends = np.cumsum([arrays[i].size for i in group])[:-1]
+        pair = (
+            _narrow_mean(flat, names) if wide_dtype(dtype) != dtype else (flat, mean(flat, names))
+        )
+        for out, joined in zip((own, average), pair, strict=True):
+            for i, piece in zip(group, jnp.split(joined, ends), strict=True):
+                out[i] = piece.reshape(arrays[i].shape)
+    return own, average
+
+
+def _narrow_mean(x: jax.Array, names: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    if not x.size:
+        return wide(x), wide(x)
+    workers = math.prod(jax.lax.axis_size(name) for name in names)
+    part = -(-x.size // workers)
+    x, size = jnp.pad(x, (0, workers * part - x.size)), x.size
+    own, start = wide(x), worker_index(names) * part
+    if names == device_axes(names):
+        # as integers: a reduction of narrow floats would drop mass, and CPU would widen them
+        axes, bits = names[::-1], bits_dtype(x)
+        rows = varying(jax.lax.bitcast_convert_type(x, bits).reshape(workers, part), names)
+        rows = jax.lax.all_to_all(rows, axes, split_axis=0, concat_axis=0, tiled=True)
+        exact = jnp.mean(wide(jax.lax.bitcast_convert_type(rows, x.dtype)), axis=0)
+        mine = jax.lax.bitcast_convert_type(narrow(exact, x.dtype), bits)
+        every = jax.lax.all_gather(mine, axes, tiled=True, to="invarying")
+        rounded = wide(jax.lax.bitcast_convert_type(every, x.dtype))
+    else:  # workers that are simulated, some or all of them
+        every = mean(own, names)
+        rounded = wide(narrow(every, x.dtype))
+        exact = jax.lax.dynamic_slice_in_dim(every, start, part)
+    dropped = workers * (exact - jax.lax.dynamic_slice_in_dim(rounded, start, part))
+    left = jax.lax.dynamic_slice_in_dim(own, start, part) - dropped
+    own = jax.lax.dynamic_update_slice_in_dim(own, left, start, 0)
+    return own[:size], rounded[:size]
+
+
+def bits_dtype(x: Any) -> Any:
+    """Returns the unsigned integer that holds one number of an array, to send it as it is."""
+    return jnp.dtype(f"uint{8 * x.dtype.itemsize}")
 
 
 def gather(tree: Any, axis_name: AxisName) -> Any:
@@ -142,7 +207,8 @@ def all_mean(axis_name: AxisName) -> optax.GradientTransformationExtraArgs:
     """Averages the updates over all workers: synchronous data-parallel SGD.
 
     `u_i -> mean_j u_j`. It holds nothing and loses nothing (for parameters narrower than float32,
-    nothing beyond the rounding of the mean to their dtype).
+    nothing beyond the rounding of the mean to their dtype). For half the bytes on the wire use
+    `error_feedback(identity("bfloat16"), axis_name)`, which holds what rounding drops.
 
     Args:
         axis_name: the workers' axis, or several, innermost first.

@@ -3,7 +3,6 @@
 Also the sums over those messages that arrive, and what narrow parameters round away.
 """
 
-import numbers
 from typing import Any
 
 import chex
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from elastic_jax.checks import number
 from elastic_jax.precision import narrow_as, wide
 from elastic_jax.views import with_remainder
 
@@ -20,20 +20,11 @@ def check_probability(name: str, value: Any, *, most: str) -> bool:
 
     Args:
         name: of the argument.
-        value: a number, or a JAX float scalar.
+        value: a number, or a JAX scalar.
         most: the interval it must lie in: "[0, 1)", "[0, 1]" or "(0, 1]".
     """
-    if isinstance(value, jax.Array):
-        if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(
-                f"{name} has shape {value.shape} and dtype {value.dtype}; pass a float scalar"
-            )
-        return True
-    inside = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    inside = inside and 0 <= float(value) <= 1
-    if not inside or (value == 0 and most[0] == "(") or (value == 1 and most[-1] == ")"):
-        raise ValueError(f"{name}={value!r} is out of range; pass a number in {most}")
-    return False
+    ends = {0.0: most[0] == "[", 1.0: most[-1] == "]"}
+    return number(name, value, lambda q: ends.get(q, 0 < q < 1), f"a number in {most}")
 
 
 def none() -> jax.Array:

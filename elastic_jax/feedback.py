@@ -5,8 +5,9 @@ float32 (or wider); what is compressed is first rounded to the updates' dtype, t
 travels. Nothing is lost to rounding: what a narrower message cannot express stays in the residual.
 
 With an `axis_name` the messages are averaged over the workers, and between devices it is payloads
-that travel (`elastic_jax.wire` says which way, and how many bytes). An `exchange` of your own sees
-decompressed messages.
+that travel (`elastic_jax.wire` says which way, and how many bytes); with some compressors workers
+then agree on what they send (`low_rank`), or round their mean (a narrow `dtype`). An `exchange` of
+your own sees decompressed messages.
 """
 
 import functools

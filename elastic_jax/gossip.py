@@ -17,7 +17,6 @@ Where a device simulates several workers, shift moves whole blocks of them.
 """
 
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import chex
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax.checks import check_seed, whole
+from elastic_jax.checks import check_seed, number, whole
 from elastic_jax.exchange import AxisName, axis_names
 from elastic_jax.graphs import Graph, check_graph, matrices_of
 from elastic_jax.neighbours import pull, pull_compressed, workers_on
@@ -184,11 +183,9 @@ def choco(
     names = _check("choco", axis_name, graph)
     if not isinstance(compressor, Compressor):
         raise TypeError(f"compressor={compressor!r} is no Compressor; pass one, as top_k(0.01)")
-    if step is not None and not isinstance(step, jax.Array):
-        if isinstance(step, bool) or not isinstance(step, numbers.Real) or not 0 < step <= 1:
-            raise ValueError(
-                f"step={step!r} is out of range; pass a number in (0, 1], or None for stable_step"
-            )
+    if step is not None:
+        advice = "a number in (0, 1], or None for stable_step"
+        number("step", step, lambda pace: 0 < pace <= 1, advice)
     if graph.varies:
         raise ValueError(
             f"graph={graph.name} varies: public copies need every message of their worker; pass a "

@@ -28,18 +28,19 @@ def modulus(least: Estimate, largest: Estimate) -> Estimate:
     )
 
 
-def root_mean(squares: Sequence[float], miss: float) -> Estimate:
-    """Returns the root of a mean of numbers ≥ 0, by Student's t for the logarithm of the mean.
+def root_mean_square(lengths: Sequence[float], miss: float) -> Estimate:
+    """Returns the root of a mean of squares, by Student's t for the logarithm of the mean.
 
     Args:
-        squares: independent and alike.
+        lengths: independent and alike.
         miss: probability that the interval does not hold.
     """
-    mean, half = _mean(squares, miss)
-    if mean == 0:
+    root = math.hypot(*lengths) / math.sqrt(len(lengths))
+    if root == 0:
         return Estimate(0.0, 0.0, 0.0)
-    factor = math.exp(min(half / mean / 2, 300.0))  # the end of floats
-    return Estimate(math.sqrt(mean), math.sqrt(mean) / factor, math.sqrt(mean) * factor)
+    _, half = _mean([(x / root) ** 2 for x in lengths], miss)
+    factor = math.exp(min(half / 2, 300.0))  # the end of floats
+    return Estimate(root, root / factor, root * factor)
 
 
 def above(losses: Sequence[float], floor: float, miss: float) -> Estimate:
@@ -61,8 +62,8 @@ def _mean(numbers: Sequence[float], miss: float) -> tuple[float, float]:
     """Returns the mean of independent numbers, and half of Student's interval around it."""
     n = len(numbers)
     mean = math.fsum(numbers) / n
-    variance = math.fsum((x - mean) ** 2 for x in numbers) / (n - 1)
-    return mean, student(1 - miss / 2, n - 1) * math.sqrt(variance / n)
+    spread = math.hypot(*(x - mean for x in numbers))  # of numbers of any size
+    return mean, student(1 - miss / 2, n - 1) * spread / math.sqrt(n * (n - 1))
 
 
 def student(probability: float, degrees: int) -> float:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elastic_jax.precision import norm
+
 DOT = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -34,7 +36,7 @@ def lanczos(
         The Ritz values, in float64; none where the first product was None.
 
     Raises:
-        ValueError: where a product is not finite.
+        FloatingPointError: where a product is not finite.
 
     Example:
         >>> ritz = lanczos(lambda q: jnp.array([1.0, 2.0, 4.0]) * q, jnp.ones(3), 10)
@@ -45,7 +47,7 @@ def lanczos(
     k = min(iterations, d)
     eps = float(jnp.finfo(start.dtype).eps)
     basis = jnp.zeros((k, d), start.dtype)
-    vector = start / jnp.linalg.norm(start)
+    vector = start / norm(start)
     diagonal: list[float] = []
     off: list[float] = []
     for j in range(k):
@@ -54,7 +56,7 @@ def lanczos(
             break
         basis, vector, alpha, beta = _advance(basis, vector, image, np.int32(j))
         if not (math.isfinite(float(alpha)) and math.isfinite(float(beta))):
-            raise ValueError("a product of the operator and a vector is not finite")
+            raise FloatingPointError("a product of the operator and a vector is not finite")
         diagonal.append(float(alpha))
         off.append(float(beta))
         if off[-1] <= 4 * eps * max(map(abs, diagonal + off)):
@@ -72,7 +74,7 @@ def _advance(
     image = image - DOT(first, basis)
     second = DOT(basis, image)  # twice is enough
     image = image - DOT(second, basis)
-    beta = jnp.linalg.norm(image)
+    beta = norm(image)
     following = image / jnp.where(beta > 0, beta, jnp.ones_like(beta))
     return basis, following, first[j] + second[j], beta
 

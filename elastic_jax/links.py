@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elastic_jax.checks import check_seed
+from elastic_jax.checks import check_seed, flag
 from elastic_jax.delays import DelayModel
 from elastic_jax.exchange import AxisName, all_mean, axis_names, gather, mean, worker_index
 from elastic_jax.fates import (
@@ -50,8 +50,8 @@ class ResendState(NamedTuple):
     pending: Any  # tree [params] or [p, params], float32 or wider: missing here, in shares
     rest: Any  # tree [params], what narrow parameters round away
     waiting: jax.Array  # float32 [] or [p], how many updates pend here
-    messages_lost: jax.Array  # int32 [], on all links so far, resent ones too if lost again
-    messages_resent: jax.Array  # int32 [], how many of them have arrived
+    messages_lost: jax.Array  # int32 [], how many updates have not arrived at once, for each link
+    messages_resent: jax.Array  # int32 [], how many of them have arrived since; the others pend
     shared_key: jax.Array  # key data [2] uint32
 
     role = "exchange"
@@ -68,7 +68,7 @@ class LostState(NamedTuple):
 
     dropped: Any  # tree [params], everything lost here so far
     rest: Any  # tree [params], what narrow parameters round away
-    messages_lost: jax.Array  # int32 [], on all links so far
+    messages_lost: jax.Array  # int32 [], how many updates have not arrived, for each link
     shared_key: jax.Array  # key data [2] uint32
 
     role = "exchange"
@@ -78,7 +78,7 @@ class LostState(NamedTuple):
         return self.rest
 
     def lost(self) -> Any:
-        """Returns the sum of all that was lost here."""
+        """Returns the sum of what this view lacks; of lost senders, of its own lost updates."""
         return self.dropped
 
 
@@ -107,9 +107,9 @@ def lossy(
     =========== ==================================== ===========================================
 
     Constant updates attain them, in mean square over steps. With `resend=False` a lost message is
-    lost for good. Of a `sender`, nobody applies it (not the sender either): views agree. Else the
-    receivers lose it, and **views drift apart** for ever, as the square root of time; `lost()` of
-    a worker is what its view lacks.
+    lost for good. Of a `sender`, nobody applies it (not the sender either): views agree, and its
+    `lost()` is all of it. Else the receivers lose it, and **views drift apart** for ever, as the
+    square root of time; `lost()` of a worker is what its view lacks.
 
     With fates of links every worker gathers all messages and keeps p buffers, and `init` must be
     called where the axis is bound, as a `worker_step` does. The other two average, and keep one.
@@ -122,11 +122,13 @@ def lossy(
         seed: of the fates, which all workers share.
 
     Returns:
-        An `optax.GradientTransformationExtraArgs`; its state counts `messages_lost` and
-        `messages_resent`, one for each pair of workers. `lossy(axis_name, 0)` is
+        An `optax.GradientTransformationExtraArgs`; its state counts `messages_lost`, one for each
+        update and each other worker that it does not reach at once, and `messages_resent`, those
+        that reach it later. `lossy(axis_name, 0)` is
         `all_mean(axis_name)`; a traced 0 agrees with it to rounding.
 
     Raises:
+        TypeError: for a `resend` that is no bool.
         ValueError: for a probability outside [0, 1), or an unknown fate.
 
     Example:
@@ -142,6 +144,7 @@ def lossy(
     """
     names = axis_names(axis_name)
     check_seed(seed)
+    flag("resend", resend)
     traced = check_probability("probability", probability, most="[0, 1)")
     if fate not in FATES:
         raise ValueError(f"fate={fate!r} is unknown; pass one of {FATES}")
@@ -173,11 +176,14 @@ def lossy(
         shared_key, key = next_key(state.shared_key)
         links = lost_links(key, p)
         down, waiting = links[me].any(), state.waiting  # of a message, or of all to a receiver
-        if by_sender:
-            total = plus(jax.tree.map(lambda h: h * (p / max(p - 1, 1)), state.pending), updates)
+        if by_sender and p > 1:
+            total = plus(jax.tree.map(lambda h: h * (p / (p - 1)), state.pending), updates)
             sent = where(~down, total)
             arrived = plus(mean(sent, names), shares(minus(updates, sent), p))
             pending = jax.tree.map(lambda y: y * ((p - 1) / p), where(down, total))
+        elif by_sender:  # nobody to send to: what pends is of workers that are gone
+            arrived = plus(state.pending, updates)
+            pending = jax.tree.map(jnp.zeros_like, state.pending)
         elif by_link:
             _check_rows(state, p)
             down = links[:, me]

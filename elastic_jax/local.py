@@ -80,13 +80,9 @@ def average(axis_name: AxisName, every: int | jax.Array) -> optax.GradientTransf
         Stich, "Local SGD converges fast and communicates little", 2019.
     """
     names = axis_names(axis_name)
-    always = not isinstance(every, jax.Array) and checks.steps("every", every, 1) == 1
-    if isinstance(every, jax.Array):
-        if every.ndim or not jnp.issubdtype(every.dtype, jnp.integer):
-            raise ValueError(
-                f"every has shape {every.shape} and dtype {every.dtype}; pass an integer scalar"
-            )
-        every = every.astype(jnp.int32)
+    array = checks.scalar("every", every, lambda steps: steps >= 1, "an int >= 1", whole=True)
+    period = jnp.asarray(every, jnp.int32) if array else checks.steps("every", every, 1)
+    always = not array and period == 1
 
     def init(params):
         return AverageState(jnp.zeros((), jnp.int32), no_remainder(params))
@@ -101,7 +97,7 @@ def average(axis_name: AxisName, every: int | jax.Array) -> optax.GradientTransf
             return minus(mean(plus(views, moves), names), views)
 
         since = state.since + 1
-        due = since >= every
+        due = since >= period
         if always:
             moves = varying(meet(views, moves), names)
         else:
@@ -223,14 +219,12 @@ def diloco(
         Douillard et al., "Streaming DiLoCo with overlapping communication", 2025.
     """
     names = axis_names(axis_name)
-    checks.steps("every", every, 1)
-    checks.steps("delay", delay, 0)
+    every, delay = checks.steps("every", every, 1), checks.steps("delay", delay, 0)
     if delay > every:
         raise ValueError(f"delay={delay} is more than every={every}; pass an int in 0…{every}")
-    _check_number(learning_rate, "learning_rate", lambda x: 0 < x < math.inf, "a finite number > 0")
-    _check_number(momentum, "momentum", lambda x: 0 <= x < 1, "a number in [0, 1)")
-    if not isinstance(nesterov, bool):
-        raise TypeError(f"nesterov={nesterov!r} is no bool; pass True or False")
+    checks.number("learning_rate", learning_rate, lambda x: 0 < x < math.inf, "a finite number > 0")
+    checks.number("momentum", momentum, lambda x: 0 <= x < 1, "a number in [0, 1)")
+    checks.flag("nesterov", nesterov)
     _check_fragments(fragments)
     power = momentum * momentum if nesterov else momentum
     gain = learning_rate / (1 - momentum)
@@ -316,7 +310,9 @@ def _parts(fragments: Any, params: Any) -> tuple[list[int], int]:
             raise ValueError(
                 f"fragments={fragments} is no tree (or prefix) of the parameters'"
             ) from error
-        return [int(part) for part in jax.tree.leaves(each)], max(jax.tree.leaves(fragments)) + 1
+        return [int(part) for part in jax.tree.leaves(each)], int(
+            max(jax.tree.leaves(fragments))
+        ) + 1
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     part_of, full = [0] * len(sizes), [0] * int(fragments)
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):  # the largest first
@@ -348,14 +344,6 @@ def _when(
 
 
 # ---- bad input ----
-
-
-def _check_number(value: Any, name: str, fits: Callable[[float], bool], advice: str) -> None:
-    if isinstance(value, jax.Array):
-        return
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not fits(float(value)):
-        raise ValueError(f"{name}={value!r} is out of range; pass {advice}")
 
 
 def _check_fragments(fragments: Any) -> None:

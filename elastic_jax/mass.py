@@ -29,6 +29,7 @@ import optax
 from elastic_jax.exchange import AxisName, mean
 from elastic_jax.order import relaxed_states
 from elastic_jax.precision import add, squared_norm, wide
+from elastic_jax.shards import over_shards
 
 # These keep the parameters that the user holds apart from the point where gradients are taken.
 _VIEW_IS_ELSEWHERE = {
@@ -148,6 +149,7 @@ def elastic_gap(
     axis_name: AxisName | None = None,
     *,
     per_leaf: bool = False,
+    specs: Any = None,
 ) -> Any:
     """Returns `||x - v^i||^2`, the distance that elastic consistency bounds by `alpha^2 B^2`.
 
@@ -158,6 +160,9 @@ def elastic_gap(
         opt_state: this worker's optimizer state.
         axis_name: as in `virtual_params`.
         per_leaf: return a tree of the leaves' shares in place of their sum.
+        specs: inside a `shard_map` of your own that is manual over the parameters' axes too, where
+            arrays are shards: the parameters' `PartitionSpec`s (a tree shaped like them, or a
+            prefix), so that shards are added up. Elsewhere, `distribute` too, leave it None.
 
     Returns:
         A float scalar (float32 or wider), or a tree of them; the parameters' unit, squared.
@@ -181,7 +186,7 @@ def elastic_gap(
         away = jax.tree.map(
             lambda h, x, v: add(h, x - v), mean(away, axis_name), mean(views, axis_name), views
         )
-    gaps = jax.tree.map(squared_norm, away)
+    gaps = over_shards(jax.tree.map(squared_norm, away), specs)
     return gaps if per_leaf else tree_total(gaps)
 
 

@@ -15,6 +15,7 @@ from elastic_jax.exchange import AxisName, axis_names, varying
 from elastic_jax.mass import elastic_gap, lost, tree_total
 from elastic_jax.order import proposals, record_passages, relaxed_states
 from elastic_jax.precision import squared_norm
+from elastic_jax.shards import over_shards
 
 
 class Running(NamedTuple):
@@ -48,6 +49,7 @@ def meter(
     every: int = 16,
     per_leaf: bool = False,
     alarm: chex.Numeric | None = None,
+    specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Measures the elastic gap of a chain at every n-th step; the updates pass unchanged.
 
@@ -67,6 +69,8 @@ def meter(
         every: take a sample at steps 0, n, 2n, …
         per_leaf: keep the gap for each leaf; B̂ stays that of the whole tree.
         alarm: B̂ above this sets the flag `alarm` in the state, for good; None never does.
+        specs: as in `elastic_gap`: the parameters' `PartitionSpec`s, only inside a `shard_map` of
+            your own in which arrays are shards.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with a `MeterState`; its update needs `params`.
@@ -132,8 +136,8 @@ def meter(
         running = own((state.gap, state.elastic_constant, state.lost_mass))
 
         def sample(running):
-            gap = elastic_gap(params, state.inner, axis_name, per_leaf=True)
-            missing = tree_total(jax.tree.map(squared_norm, lost(state.inner, params)))
+            gap = elastic_gap(params, state.inner, axis_name, per_leaf=True, specs=specs)
+            missing = _square(lost(state.inner, params), specs)
             whole = tree_total(gap)
             values = (gap if per_leaf else whole, whole / (alpha**2).astype(whole.dtype), missing)
             columns = zip(running, values, (False, True, False), strict=True)
@@ -162,7 +166,7 @@ def meter(
             )
 
         def sample_moment(old):
-            moment = tree_total(jax.tree.map(squared_norm, proposed))
+            moment = _square(proposed, specs)
             return own(_include(old, moment / (alpha**2).astype(moment.dtype), count, True))
 
         moment = jax.lax.cond(due, sample_moment, lambda old: old, own(state.second_moment))
@@ -176,6 +180,10 @@ def meter(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _square(tree: Any, specs: Any) -> chex.Array:
+    return tree_total(over_shards(jax.tree.map(squared_norm, tree), specs))
 
 
 def _include(old: Running, value: Any, count: chex.Array, root: bool) -> Running:

@@ -68,6 +68,19 @@ def squared_norm(x: jax.Array) -> jax.Array:
     return jnp.sum(x * x)
 
 
+def norm(x: jax.Array, axis: int | None = None) -> jax.Array:
+    """Returns the Euclidean norm of an array, or of its rows, in float32 or wider.
+
+    Scaled before it is squared, so that it is right wherever it is a number of its dtype; the
+    squares of float32's own numbers are not.
+    """
+    x = wide(x)
+    top = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0)
+    top = jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top))
+    root = jnp.sqrt(jnp.sum(jnp.square(x / top), axis=axis, keepdims=True)) * top
+    return jnp.squeeze(root, axis=axis)
+
+
 # ---- trees ----
 
 

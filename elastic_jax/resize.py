@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elastic_jax.checks import whole
+from elastic_jax.links import ResendState
 from elastic_jax.meter import Running
 from elastic_jax.order import relaxed_states
 from elastic_jax.workers import WorkerState
@@ -22,9 +23,10 @@ def resize(states: WorkerState, workers: int) -> WorkerState:
     and the global iterate stays where it is, `mean_j (v′_j + h′_j) = mean_i (v_i + h_i)` (law 1).
     Updates in flight keep their times of arrival, no residual is longer than the longest was (so
     its bound holds on), and momentum and other averages of the base optimizer are averaged too.
-    What is alike on all workers is copied bit by bit: views after an exchange, counters, factors
-    that workers share. Randomness starts anew from the first worker's keys. Of the meter, maxima
-    stay maxima and root mean squares are pooled.
+    What pends on the links to a worker (`links.lossy`) is shared out among as many links as there
+    are now. What is alike on all workers is copied bit by bit: views after an exchange, counters,
+    factors that workers share. Randomness starts anew from the first worker's keys. Of the meter,
+    maxima stay maxima and root mean squares are pooled. Simulated clocks are averaged.
 
     Args:
         states: stacked [p, ...], between two steps; arrays that this process holds whole.
@@ -70,6 +72,9 @@ def resize(states: WorkerState, workers: int) -> WorkerState:
         return arrays
 
     def move(path, node):
+        if isinstance(node, ResendState):
+            linked = _relinked(node, workers)
+            return jax.tree_util.tree_map_with_path(lambda end, x: move((*path, *end), x), linked)
         if isinstance(node, Running):
             rms = _names(path)[-1] in ("elastic_constant", "second_moment")
             pooled = jax.tree.map(lambda x: _pooled(x, rms), node.mean)
@@ -82,7 +87,22 @@ def resize(states: WorkerState, workers: int) -> WorkerState:
             return np.asarray(jax.random.key_data(keys))
         return _spread(_mean(jax.tree_util.keystr(path), node), workers)
 
-    return jax.tree_util.tree_map_with_path(move, arrays, is_leaf=lambda x: isinstance(x, Running))
+    return jax.tree_util.tree_map_with_path(
+        move, arrays, is_leaf=lambda x: isinstance(x, (Running, ResendState))
+    )
+
+
+def _relinked(state: ResendState, workers: int) -> ResendState:
+    """Shares out what pends on the links to each worker, [p, p, ...], among p′: [p, p′, ...]."""
+    if state.waiting.ndim < 2:  # not drawn link by link
+        return state
+
+    def shared_out(x):
+        whole = x.sum(axis=1, keepdims=True, dtype=np.float64) / workers
+        return np.repeat(whole, workers, axis=1).astype(x.dtype)
+
+    pending, waiting = jax.tree.map(shared_out, (state.pending, state.waiting))
+    return state._replace(pending=pending, waiting=waiting)
 
 
 def _names(path: Any) -> list[str]:

@@ -10,11 +10,14 @@ The gradients themselves are gathered whole, on whatever machine runs this.
 when they are ready and its link is free; it goes on when its rule lets it, never before its own
 gradient is ready. A fast worker may so be ahead of a slow one. A second set of clocks runs as if
 everybody waited for everything, with the same draws: the state's `elapsed` and `synchronous` are
-both times, and `elapsed <= synchronous` for every worker, as all times only add and take maxima.
+both times, and `elapsed <= synchronous` for every worker (but for float32's rounding), as all times
+only add and take maxima.
+
+**NaN and infinity.** An element of an update that is not finite is applied at once by all workers,
+as `all_mean` would apply it, and counts as 0 for the rule: what is held stays finite.
 """
 
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,10 +27,10 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.arrivals import Arrivals, Clock, meet, new_clock
-from elastic_jax.checks import check_seed, whole
+from elastic_jax.checks import check_seed, number, scalar, whole
 from elastic_jax.exchange import AxisName, axis_names, gather, worker_index
 from elastic_jax.order import relaxation
-from elastic_jax.precision import minus, narrow_as, wide, wide_dtype, wider, zeros
+from elastic_jax.precision import minus, narrow_as, norm, plus, wide, wide_dtype, wider, zeros
 
 
 class SchedulerState(NamedTuple):
@@ -49,7 +52,7 @@ class SchedulerState(NamedTuple):
     @property
     def elapsed(self) -> chex.Array:
         """Simulated seconds that this worker's steps took."""
-        return jnp.minimum(self.clock.time(), self.waiting.time())
+        return self.clock.time()
 
     @property
     def synchronous(self) -> chex.Array:
@@ -64,6 +67,7 @@ class _Leaf(NamedTuple):
     times: chex.Array  # float32 [p + 1], when each is there; none before its own gradient
     own: chex.Array  # float32 [], when its own gradient is ready
     mine: chex.Array  # [n], its own message
+    broken: chex.Array  # [n], the sum of what is not finite in the messages, where they have zeros
 
 
 # a rule: (leaves, start of the step) → when to go on, and for each leaf what is then held
@@ -116,18 +120,16 @@ def norm_bounded(
     Reference:
         Nadiradze, Markov, Chatterjee, Kungurtsev, Alistarh, "Elastic Consistency", 2021.
     """
-    real = isinstance(beta, numbers.Real) and not isinstance(beta, bool)
-    if not ((isinstance(beta, jax.Array) and not beta.ndim) or (real and 0 <= float(beta) < 1)):
-        raise ValueError(f"beta={beta!r} is out of range; pass a number in [0, 1)")
+    number("beta", beta, lambda part: 0 <= part < 1, "a number in [0, 1)")
 
     def rule(leaves, start):
         enough, go = [], start
         for leaf in leaves:
-            square = jnp.square(jnp.asarray(beta).astype(leaf.messages.dtype))
+            part = jnp.asarray(beta).astype(leaf.messages.dtype)
             late = leaf.times[None] > leaf.times[:, None]  # [when, message]
             rests = _sum(late, leaf.messages)
             whole = jnp.sum(leaf.messages, axis=0)
-            ok = jnp.sum(rests * rests, axis=1) <= square * jnp.sum(whole * whole)
+            ok = norm(rests, axis=1) <= part * norm(whole)
             enough.append(ok | ~jnp.any(late, axis=1))
             go = jnp.maximum(go, jnp.min(jnp.where(enough[-1], leaf.times, jnp.inf)))
         found = []
@@ -194,11 +196,9 @@ def variance_bounded(
         raise ValueError(
             f"deadline={deadline!r}, missing={missing!r}: pass one of them, the other None"
         )
-    if deadline is not None and not isinstance(deadline, jax.Array):
-        real = isinstance(deadline, numbers.Real) and not isinstance(deadline, bool)
-        if not (real and float(deadline) >= 0):
-            raise ValueError(f"deadline={deadline!r} is out of range; pass seconds >= 0, or inf")
-    if missing is not None and not isinstance(missing, jax.Array):
+    if deadline is not None:
+        number("deadline", deadline, lambda seconds: seconds >= 0, "seconds >= 0, or inf")
+    elif not scalar("missing", missing, lambda m: m >= 0, "an int >= 0", whole=True):
         whole("missing", missing, "number of workers", 0)
 
     def rule(leaves, start):
@@ -252,18 +252,20 @@ def _scheduler(
             for u, h, late, row in zip(leaves, held, due, rows, strict=True)
         ]
         go, found = rule(work, start)
-        pending = [jnp.sum(leaf.messages, axis=0) for leaf in work]
-        pending = treedef.unflatten(
-            [y.reshape(u.shape) for y, u in zip(pending, leaves, strict=True)]
-        )
-        rest = treedef.unflatten(
-            [h.reshape(u.shape) for (h, _), u in zip(found, leaves, strict=True)]
-        )
-        out = narrow_as(minus(pending, rest), updates)
+
+        def shaped(rows):
+            return treedef.unflatten(
+                row.reshape(u.shape) for row, u in zip(rows, leaves, strict=True)
+            )
+
+        pending = shaped(jnp.sum(leaf.messages, axis=0) for leaf in work)
+        out = narrow_as(minus(pending, shaped(rest for rest, _ in found)), updates)
+        kept = minus(pending, out)  # with what a narrow dtype cannot express
+        out = narrow_as(plus(out, shaped(leaf.broken for leaf in work)), updates)
         all_base, all_start, all_rows, all_free = draw(state.waiting)
         last = functools.reduce(jnp.maximum, (jnp.max(row) for row, _ in all_rows), all_start)
         return out, SchedulerState(
-            minus(pending, out),  # with what a narrow dtype cannot express
+            kept,
             treedef.unflatten([late for _, late in found]),
             state.clock.moved(go, free, base),
             state.waiting.moved(last, all_free, all_base),
@@ -278,12 +280,15 @@ def _messages(names: tuple[str, ...], u: Any, h: Any, due: Any, times: Any, own:
     p = len(times)
     dtype = wider(wide_dtype(u.dtype), h.dtype)
     sent = wide(gather(u, names)).astype(dtype).reshape(p, -1)
-    messages = jnp.concatenate([sent / p, h.astype(dtype).reshape(1, -1)])
+    finite = jnp.isfinite(sent)
+    broken = jnp.sum(jnp.where(finite, 0, sent), axis=0)
+    messages = jnp.where(finite, sent / p, 0)
+    messages = jnp.concatenate([messages, h.astype(dtype).reshape(1, -1)])
     times = jnp.append(times, jnp.maximum(due, own))
-    return _Leaf(messages, times, own, messages[worker_index(names)])
+    return _Leaf(messages, times, own, messages[worker_index(names)], broken)
 
 
-def _sum(which: chex.Array, messages: chex.Array) -> chex.Array:
+def _sum(which: chex.Array, messages: chex.Array) -> jax.Array:
     """Adds up some of the messages; [k, p + 1] @ [p + 1, n], far faster than a loop or a sort."""
     return jnp.matmul(which.astype(messages.dtype), messages, precision=jax.lax.Precision.HIGHEST)
 

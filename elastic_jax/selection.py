@@ -72,8 +72,21 @@ def top_indices(x: Array, k: int) -> Array:
         >>> top_indices(jnp.array([1.0, -3.0, 2.0, -2.0]), 2)
         Array([1, 2], dtype=int32)
     """
-    rank = jnp.cumsum(top_mask(x, k), dtype=jnp.int32)  # [d]
-    return jnp.searchsorted(rank, jnp.arange(1, k + 1, dtype=jnp.int32)).astype(jnp.int32)
+    if not k:
+        return jnp.zeros(0, jnp.int32)
+    # Ranks are counted in words of 32 marks: a running sum is the slowest of passes.
+    mask = top_mask(x, k)
+    bit = jnp.arange(32, dtype=jnp.uint32)[None]
+    marks = jnp.pad(mask, (0, -len(mask) % 32)).reshape(-1, 32).astype(jnp.uint32)
+    words = jnp.sum(marks << bit, axis=1, dtype=jnp.uint32)
+    count = lax.population_count(words).astype(jnp.int32)
+    end = jnp.cumsum(count)
+    rank = jnp.arange(k, dtype=jnp.int32)
+    word = jnp.searchsorted(end, rank, side="right").astype(jnp.int32)
+    rank_in_word = rank - (end - count)[word]
+    up_to = words[word][:, None] & ((jnp.uint32(2) << bit) - jnp.uint32(1))  # [k, 32]
+    before = lax.population_count(up_to).astype(jnp.int32) <= rank_in_word[:, None]
+    return 32 * word + jnp.sum(before, axis=1, dtype=jnp.int32)
 
 
 def dense_top_k(x: Array, k: ArrayLike) -> Array:
@@ -96,6 +109,7 @@ def dense_top_k(x: Array, k: ArrayLike) -> Array:
 
 def _select(x: Array, k: ArrayLike, zeros: bool) -> Array:
     """The mask. Without `zeros`, a threshold of zero ends the search and marks everything."""
+    x = _whole(x)
     (d,) = x.shape
     uint = jnp.dtype(jnp.uint64 if x.dtype.itemsize == 8 else jnp.uint32)
     zero, one = uint.type(0), uint.type(1)
@@ -144,6 +158,18 @@ def _select(x: Array, k: ArrayLike, zeros: bool) -> Array:
     cut = jnp.where(ties > 0, jnp.int32(d) - low.astype(jnp.int32), d)  # the last equal to mark
     pivot = jnp.where(ties > 0, pivot, low)
     return (bits > pivot) | (bits == pivot) & (lax.iota(jnp.int32, d) <= cut)
+
+
+def _whole(x: Array) -> Array:
+    """Has `x` whole on each device where some mesh axes are manual and XLA shards over others.
+
+    Workers leave the loops below after passes of their own number: a collective inside, which XLA
+    would put there for a sharded `x`, might wait for a device that is through.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.manual_axes or not mesh.auto_axes:
+        return x
+    return lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())
 
 
 def _bracket(x: Array, k: Array, uint: jnp.dtype, top: Array):

@@ -1,4 +1,9 @@
-"""Sparsifiers: compressors that send some entries whole and keep the others back."""
+"""Sparsifiers: compressors that send some entries and keep the others back.
+
+Indices take two bytes where they can. With a `dtype`, so do values: what rounding drops stays with
+what is not sent, and gamma grows from g to `g + (1 - g) 2^-16` (bfloat16, for float32's normal
+numbers; for dtypes of a smaller range, to 1).
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -10,7 +15,7 @@ import numpy as np
 
 from elastic_jax import selection
 from elastic_jax.checks import whole
-from elastic_jax.compressors import Leaf, lift, size
+from elastic_jax.leaves import Leaf, lift, size
 from elastic_jax.precision import wide
 from elastic_jax.types import Compressor
 
@@ -79,19 +84,20 @@ def _sparse_bytes(k: int, like: Any) -> int:
     return k * (like.dtype.itemsize + np.dtype(_index_dtype(size(like))).itemsize)
 
 
-def top_k(fraction_or_count: Any, scope: str = "leaf") -> Compressor:
+def top_k(fraction_or_count: Any, scope: str = "leaf", *, dtype: Any = None) -> Compressor:
     """Keeps the k entries of largest magnitude: gamma = 1 - k/d, biased, deterministic.
 
     Args:
         fraction_or_count: a float fraction in (0, 1] (rounded up to at least one entry) or an int
             count; a JAX scalar may be traced and is then used densely only.
         scope: `leaf` selects in each array, `tree` among all of them.
+        dtype: bfloat16 or float16, in which wider values travel; None for their own.
 
     Returns:
         The compressor. Its selection is exact, ties go to the lowest index.
 
     Raises:
-        ValueError: for an amount outside those ranges, or an unknown scope.
+        ValueError: for an amount outside those ranges, an unknown scope or another dtype.
         TypeError: for an amount that is no number.
 
     Example:
@@ -130,10 +136,11 @@ def top_k(fraction_or_count: Any, scope: str = "leaf") -> Compressor:
             gamma=lambda like: 1 - _static_count(amount, size(like)) / max(1, size(like)),
         ),
         scope=scope,
+        dtype=dtype,
     )
 
 
-def block_top_k(fraction_or_count: Any, block: int = 1024) -> Compressor:
+def block_top_k(fraction_or_count: Any, block: int = 1024, *, dtype: Any = None) -> Compressor:
     """Keeps the k largest entries of every block of consecutive entries: gamma = 1 - k/block.
 
     Cheaper than `top_k` on accelerators, and each block is sure to be served.
@@ -141,12 +148,13 @@ def block_top_k(fraction_or_count: Any, block: int = 1024) -> Compressor:
     Args:
         fraction_or_count: how many entries of each block, as in `top_k`; static.
         block: entries a block; the last one may be shorter.
+        dtype: bfloat16 or float16, in which wider values travel; None for their own.
 
     Returns:
         The compressor, biased and deterministic; ties go to the lowest index.
 
     Raises:
-        ValueError: for a block or an amount out of range.
+        ValueError: for a block or an amount out of range, or another dtype.
     """
     amount = _check_amount(fraction_or_count)
     block = whole("block", block, "block size")
@@ -199,10 +207,11 @@ def block_top_k(fraction_or_count: Any, block: int = 1024) -> Compressor:
     return lift(
         f"block_top_k({amount}, {block})",
         Leaf(encode=encode, decode=decode, dense=dense, nbytes=nbytes, gamma=gamma),
+        dtype=dtype,
     )
 
 
-def threshold(value: Any, capacity: Any = 1.0) -> Compressor:
+def threshold(value: Any, capacity: Any = 1.0, *, dtype: Any = None) -> Compressor:
     """Keeps entries of magnitude >= value, at most `capacity` of them, the first by index.
 
     `||C(y) - y|| <= ||y||` (gamma = 1: it may send nothing). With room for all of them it is an
@@ -212,12 +221,13 @@ def threshold(value: Any, capacity: Any = 1.0) -> Compressor:
     Args:
         value: the threshold, > 0, in the unit of the updates; may be traced.
         capacity: entries that the payload has room for, as a fraction of each array or a count.
+        dtype: bfloat16 or float16, in which wider values travel; None for their own.
 
     Returns:
         The compressor, biased and deterministic.
 
     Raises:
-        ValueError: for a threshold that is not positive, or a capacity out of range.
+        ValueError: for a threshold that is not positive, a capacity out of range or another dtype.
 
     Reference:
         Strom, "Scalable distributed DNN training using commodity GPU cloud computing", 2015.
@@ -258,11 +268,16 @@ def threshold(value: Any, capacity: Any = 1.0) -> Compressor:
     return lift(
         f"threshold({value}, {amount})",
         Leaf(encode=encode, decode=decode, dense=dense, nbytes=nbytes, gamma=lambda like: 1.0),
+        dtype=dtype,
     )
 
 
 def random_k(
-    fraction_or_count: Any, *, unbiased: bool = False, shared_seed: int | None = None
+    fraction_or_count: Any,
+    *,
+    unbiased: bool = False,
+    shared_seed: int | None = None,
+    dtype: Any = None,
 ) -> Compressor:
     """Keeps k entries drawn uniformly without replacement.
 
@@ -275,18 +290,24 @@ def random_k(
         unbiased: scale by d/k.
         shared_seed: None draws for each worker apart; an int makes all workers draw the same
             entries at the same step, so that no indices need to be sent, and values can be
-            averaged on their way.
+            averaged on their way (with a `dtype`, the mean is rounded too, and the rest held).
+        dtype: bfloat16 or float16, in which wider values travel; None for their own.
 
     Returns:
         The compressor; not deterministic.
 
     Raises:
-        ValueError: for an amount out of range.
+        ValueError: for an amount out of range, another dtype, or a dtype with `unbiased=True`.
 
     Reference:
         Stich, Cordonnier, Jaggi, "Sparsified SGD with memory", 2018.
     """
     amount = _check_amount(fraction_or_count)
+    if unbiased and dtype is not None:
+        raise ValueError(
+            f"dtype={dtype!r} rounds to the nearest, and unbiased=True promises no bias; pass one "
+            "of them"
+        )
     if isinstance(amount, jax.Array):
         raise ValueError("fraction_or_count is a JAX array; random_k needs a Python number")
     if shared_seed is not None and (
@@ -350,4 +371,5 @@ def random_k(
         ),
         deterministic=False,
         linear=shared_seed is not None,
+        dtype=dtype,
     )

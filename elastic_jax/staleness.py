@@ -6,7 +6,6 @@ returns everything that arrives now. Held mass is what is still in flight; with 
 `||u|| <= alpha M`, `B <= tau M`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import optax
 from elastic_jax.checks import check_seed
 from elastic_jax.delays import DelayModel, constant
 from elastic_jax.order import relaxation
-from elastic_jax.precision import narrow, wide_dtype
+from elastic_jax.precision import narrow, wide, wide_dtype
 from elastic_jax.traces import Trace
 
 
@@ -32,24 +31,36 @@ class _Queue(NamedTuple):
     slots: jax.Array  # [n, *shape]
 
     def total(self, step: chex.Array) -> chex.Array:
-        n, shape = len(self.slots), self.slots.shape[1:]
-        flat = self.slots.reshape(n, math.prod(shape))
+        n = len(self.slots)
         arrived = (step - 1) % n  # at the last step
         in_flight = jnp.arange(n, dtype=step.dtype) != arrived
-        out = jnp.matmul(  # far faster in a scan than slots.sum(0)
-            in_flight.astype(flat.dtype)[None],
-            flat,
+        return jax.lax.dot_general(  # far faster in a scan than slots.sum(0)
+            in_flight.astype(self.slots.dtype),
+            self.slots,
+            (((0,), (0,)), ((), ())),
             precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=wide_dtype(flat.dtype),
+            preferred_element_type=wide_dtype(self.slots.dtype),
         )
-        return out.reshape(shape)
+
+
+class _Next(NamedTuple):
+    """The one update in flight of a leaf that is a step late: what arrives is known beforehand.
+
+    In a ring XLA could not tell the update that is read from the one that was just written, and
+    what uses the first would wait for the second: see `elastic_jax.programs`.
+    """
+
+    slot: jax.Array  # [*shape]
+
+    def total(self, step: chex.Array) -> chex.Array:
+        return wide(self.slot)
 
 
 class DelayState(NamedTuple):
     """State of `delay`."""
 
     step: chex.Array  # int32 []
-    queues: Any  # tree of _Queue
+    queues: Any  # tree of _Queue or _Next
     worker_key: Any  # key data [2] uint32; () for delays that never change
 
     def held(self) -> Any:
@@ -57,7 +68,7 @@ class DelayState(NamedTuple):
         return jax.tree.map(
             lambda queue: queue.total(self.step),
             self.queues,
-            is_leaf=lambda node: isinstance(node, _Queue),
+            is_leaf=lambda node: isinstance(node, (_Queue, _Next)),
         )
 
 
@@ -74,9 +85,10 @@ def delay(
 
     Returns:
         An `optax.GradientTransformationExtraArgs` whose state's `held()` is the sum of all updates
-        in flight. It keeps `longest + 1` updates (none where a leaf's delay is a constant 0); a
-        step touches two or three of them, so that its cost does not grow with the delay.
-        `delay(0)` is `optax.identity()`.
+        in flight. It keeps `longest + 1` updates (one where a leaf's delay is a constant 1, none
+        where it is 0); a step touches two or three of them, so that its cost does not grow with
+        the delay. `delay(0)` is `optax.identity()`. `delay(1)` before or after an exchange lets it
+        run beside a gradient that is being computed.
 
     Raises:
         TypeError: for a delay that is no int.
@@ -113,25 +125,27 @@ def _fixed(model: DelayModel) -> optax.GradientTransformationExtraArgs:
 
     def init(params):
         steps = _broadcast(model.longest, params)
-        queues = jax.tree.map(
-            lambda late, x: (
-                _Queue(jnp.zeros((late + 1, *x.shape), x.dtype)) if late else optax.MaskedNode()
-            ),
-            steps,
-            params,
-        )
-        return DelayState(jnp.zeros((), jnp.int32), queues, ())
+
+        def empty(late, x):
+            if late < 2:
+                return _Next(jnp.zeros_like(x)) if late else optax.MaskedNode()
+            return _Queue(jnp.zeros((late + 1, *x.shape), x.dtype))
+
+        return DelayState(jnp.zeros((), jnp.int32), jax.tree.map(empty, steps, params), ())
 
     def update(updates, state, params=None, **extra):
         def turn(u, queue):
             if isinstance(queue, optax.MaskedNode):  # no delay
                 return u, queue
-            n = len(queue.slots)
-            if u.dtype != queue.slots.dtype:
+            dtype = queue[0].dtype
+            if u.dtype != dtype:
                 raise ValueError(
-                    f"updates are {u.dtype} but the queue was made for parameters of "
-                    f"{queue.slots.dtype}; cast the updates, or the parameters given to init"
+                    f"updates are {u.dtype} but the queue was made for parameters of {dtype}; cast "
+                    "the updates, or the parameters given to init"
                 )
+            if isinstance(queue, _Next):
+                return queue.slot, _Next(u)
+            n = len(queue.slots)
             slots = jax.lax.dynamic_update_index_in_dim(queue.slots, u, (state.step - 1) % n, 0)
             oldest = jax.lax.dynamic_index_in_dim(slots, state.step % n, keepdims=False)
             return jax.lax.optimization_barrier(oldest), _Queue(slots)

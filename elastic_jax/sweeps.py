@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elastic_jax.lanczos import Ritz, lanczos
-from elastic_jax.precision import squared_norm, wide, wide_dtype, wider
+from elastic_jax.precision import norm, wide, wide_dtype, wider
 from elastic_jax.types import Tree
 
 Loss = Callable[[Any, Any], jax.Array]  # (params, batch) → scalar
@@ -88,9 +88,18 @@ class Sweeps:
             gradients: `moments` will be asked for.
             products: `ritz` will be asked for.
         """
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn={loss_fn!r} is no function; pass (params, batch) -> loss")
+        try:
+            hash(loss_fn)  # a program is kept for each
+        except TypeError as error:
+            raise TypeError(
+                f"loss_fn={loss_fn!r} cannot be hashed; pass a function, as lambda params, batch: "
+                "loss_fn(params, batch)"
+            ) from error
         self.loss_fn, self.points = loss_fn, [params, *points]
-        for place, at in enumerate(self.points):
-            _check_params(f"points[{place - 1}]" if place else "params", at, params)
+        for name, at in self._named():
+            _check_params(name, at, params)
         self.count, self.batch = _batches(batches)
         if gradients and self.count < FEWEST:
             raise ValueError(
@@ -112,9 +121,13 @@ class Sweeps:
 
     def moments(self) -> list["Moments"]:
         """Takes a gradient of every batch at every point."""
-        return [self._moments(params) for params in self.points]
+        return [self._moments(*point) for point in self._named()]
 
-    def _moments(self, params: Tree) -> "Moments":
+    def _named(self) -> list[tuple[str, Tree]]:
+        names = ["params", *(f"points[{place}]" for place in range(len(self.points) - 1))]
+        return list(zip(names, self.points, strict=True))
+
+    def _moments(self, at: str, params: Tree) -> "Moments":
         work, found = self.work, Moments([], [], [])
         work.begin()
         mean = jax.tree.map(lambda x: jnp.zeros_like(wide(jnp.asarray(x))), params)
@@ -122,15 +135,15 @@ class Sweeps:
             if k >= FEWEST and work.late():
                 break
             mean, *scalars = _gradient(self.loss_fn, mean, params, self.batch(k), np.int32(k))
-            loss, square, spread = map(float, scalars)
-            for name, value in (("loss", loss), ("gradient's squared norm", square)):
+            loss, length, spread = map(float, scalars)
+            for name, value in (("loss", loss), ("gradient's norm", length)):
                 if not math.isfinite(value):
                     raise ValueError(
-                        f"batch {k}: the {name} is {value}; leave this batch out, or pass "
+                        f"batch {k} at {at}: the {name} is {value}; leave this batch out, or pass "
                         "parameters at which it is finite"
                     )
             found.losses.append(loss)
-            found.squares.append(square)
+            found.lengths.append(length)
             found.spreads.extend([spread] if k else [])
             work.step()
         work.end()
@@ -138,9 +151,9 @@ class Sweeps:
 
     def ritz(self) -> list[tuple[Ritz, float]]:
         """Runs Lanczos' method on the Hessian at every point; with the rounding unit of each."""
-        return [self._ritz(params) for params in self.points]
+        return [self._ritz(*point) for point in self._named()]
 
-    def _ritz(self, params: Tree) -> tuple[Ritz, float]:
+    def _ritz(self, at: str, params: Tree) -> tuple[Ritz, float]:
         work = self.work
         work.begin()
         before = work.done
@@ -161,10 +174,10 @@ class Sweeps:
         start = jax.random.normal(jax.random.key(self.seed), (size,), dtype)
         try:
             ritz = lanczos(product, start, self.iterations)
-        except ValueError as error:
+        except FloatingPointError as error:
             raise ValueError(
-                "the Hessian is not finite; pass batches and parameters at which the loss has "
-                "finite second derivatives"
+                f"the Hessian at {at} is not finite; pass batches and parameters at which the loss "
+                "has finite second derivatives"
             ) from error
         work.end()
         return ritz, max(float(jnp.finfo(x).eps) for x in dtypes)
@@ -174,26 +187,26 @@ class Moments(NamedTuple):
     """Of the gradients g_k of batches k = 1 … n."""
 
     losses: list[float]
-    squares: list[float]  # ‖g_k‖²
-    spreads: list[float]  # (1 − 1/k)·‖g_k − mean of those before‖², k ≥ 2
+    lengths: list[float]  # ‖g_k‖
+    spreads: list[float]  # √(1 − 1/k)·‖g_k − mean of those before‖, k ≥ 2
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _gradient(loss_fn: Loss, mean: Tree, params: Tree, batch: Any, k: jax.Array) -> tuple[Any, ...]:
-    """Returns the mean of gradients 0 … k; of the last one the loss, ‖g‖² and its spread."""
+    """Returns the mean of gradients 0 … k; of the last one the loss, ‖g‖ and its spread."""
     loss, grads = jax.value_and_grad(loss_fn)(params, batch)
     grads = jax.tree.map(wide, grads)
     away = jax.tree.map(jnp.subtract, grads, mean)
     mean = jax.tree.map(lambda m, a: m + a / (k + 1).astype(a.dtype), mean, away)
-    spread = _square(away)
+    spread = _length(away)
     before = k.astype(spread.dtype)
-    return mean, loss, _square(grads), spread * (before / (before + 1))
+    return mean, loss, _length(grads), spread * jnp.sqrt(before / (before + 1))
 
 
-def _square(tree: Tree) -> jax.Array:
+def _length(tree: Tree) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     dtype = functools.reduce(wider, (x.dtype for x in leaves))
-    return jnp.sum(jnp.stack([squared_norm(x).astype(dtype) for x in leaves]))
+    return norm(jnp.stack([norm(x).astype(dtype) for x in leaves]))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

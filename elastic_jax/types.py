@@ -30,6 +30,10 @@ class Compressor(NamedTuple):
         deterministic: whether the key is ignored.
         linear: whether the payloads that workers send at one step may be averaged as they are:
             `decode` is linear in the payload's floats, and the rest of it is the same on all.
+        meet: `(key, state, tree, average) -> (message, mean message, state)`, for workers that
+            compress together: a message that depends on what the others say, or a mean that is
+            rounded on its way. `average(arrays) -> (own, mean)`, both float32 or wider, with
+            `mean_i own_i = mean`. None: every worker sends its own C(y), and their mean is exact.
     """
 
     name: str
@@ -42,3 +46,4 @@ class Compressor(NamedTuple):
     omega: Callable[[Tree], float] | None = None
     deterministic: bool = True
     linear: bool = False
+    meet: Callable[[Key, Any, Tree, Callable[[Tree], tuple[Tree, Tree]]], Any] | None = None

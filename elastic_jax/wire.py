@@ -8,20 +8,28 @@ is the least by arithmetic when the program is traced:
     reduce   payloads that may be averaged as they are (see `Compressor.linear`) are
     dense    decompressed messages are averaged, where payloads would be no smaller
 
+Some compressors need their workers to meet (see `Compressor.meet`): theirs is always
+
+    reduce   what they average, in float32
+    scatter  or in bfloat16 or float16: each worker averages its part of all, and sends the rounded
+             mean to the others. No sum is taken in a narrow dtype, by which mass would be lost
+             unseen, and whoever rounds a mean keeps what that drops.
+
 Every device decodes the same payloads in the same order, so all compute the same mean, bit by bit.
 (A scatter that adds would be faster, but on a GPU its order is not fixed: views would drift apart.)
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from elastic_jax.checks import whole
-from elastic_jax.exchange import AxisName, axis_names, device_axes, mean, varying
+from elastic_jax.exchange import AxisName, axis_names, bits_dtype, device_axes, mean, means, varying
 from elastic_jax.precision import wide, wide_dtype
 from elastic_jax.types import Compressor
 
@@ -29,7 +37,7 @@ from elastic_jax.types import Compressor
 class Wire(NamedTuple):
     """How messages are averaged between devices, and what that costs a device each step."""
 
-    kind: str  # gather | reduce | dense
+    kind: str  # gather | reduce | scatter | dense
     nbytes: int  # bytes that it hands to the collectives
     sent: int  # bytes that it then sends, with devices in a ring
 
@@ -38,7 +46,9 @@ def wire(compressor: Compressor, like: Any, workers: int, *, on_each: int = 1) -
     """Says how a step's messages cross the wire, and how many bytes that takes.
 
     With n devices in a ring, gathering b bytes from each sends (n-1) b from each; reducing b bytes
-    sends 2 (n-1)/n b. The kind that sends the fewest bytes is taken, for the whole tree at once.
+    sends 2 (n-1)/n b, and so does a scatter of b bytes, of which each device then gathers its part:
+    its collectives get (1 + 1/n) b. The kind that sends the fewest bytes is taken, for the whole
+    tree at once.
     Devices on several axes are counted as if on one; collectives then go over one axis at a time.
 
     Args:
@@ -56,13 +66,15 @@ def wire(compressor: Compressor, like: Any, workers: int, *, on_each: int = 1) -
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from elastic_jax import sign, top_k
-        >>> gradient = jnp.zeros(1_000_000)
-        >>> for compressor in (top_k(0.01), sign(), top_k(0.5)):
+        >>> from elastic_jax import identity, low_rank, sign, top_k
+        >>> gradient = jnp.zeros((1000, 1000))
+        >>> for compressor in (top_k(0.01), sign(), top_k(0.5), low_rank(2), identity("bfloat16")):
         ...     print(*wire(compressor, gradient, workers=8))
         gather 80000 560000
         gather 125004 875028
         dense 4000000 7000000
+        reduce 16000 28000
+        scatter 2250000 3500000
     """
     if not isinstance(compressor, Compressor):
         raise TypeError(
@@ -78,22 +90,47 @@ def wire(compressor: Compressor, like: Any, workers: int, *, on_each: int = 1) -
     return _cheapest(compressor, key, state, shapes, workers // on_each, on_each)
 
 
+def _ring(kind: str, nbytes: int, devices: int) -> Wire:
+    return Wire(kind, nbytes, -(-2 * (devices - 1) * nbytes // devices))
+
+
 def _cheapest(
     compressor: Compressor, key: Any, state: Any, tree: Any, devices: int, on_each: int
 ) -> Wire:
-    def ring(kind, nbytes):
-        return Wire(kind, nbytes, -(-2 * (devices - 1) * nbytes // devices))
-
-    ways = [ring("dense", _wide_bytes(tree))]
+    if compressor.meet is not None:
+        return _met(compressor.meet, key, state, tree, devices, on_each)
+    ways = [_ring("dense", _wide_bytes(tree), devices)]
     try:
         payload, _ = jax.eval_shape(compressor.encode, key, state, tree)
     except ValueError:  # a traced amount; whatever else is wrong, the dense path says too
         return ways[0]
     if compressor.linear:
-        ways.append(ring("reduce", _wide_bytes(payload)))
+        ways.append(_ring("reduce", _wide_bytes(payload), devices))
     nbytes = on_each * sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(payload))
     ways.append(Wire("gather", nbytes, (devices - 1) * nbytes))
     return min(ways, key=lambda way: way.sent)
+
+
+def _met(
+    meet: Callable[..., Any], key: Any, state: Any, tree: Any, devices: int, on_each: int
+) -> Wire:
+    """What the arrays that meeting workers average cost; see `means`."""
+    said, gathered = 0, 0
+
+    def note(arrays):
+        nonlocal said, gathered
+        for dtype in {x.dtype for x in arrays}:
+            size = sum(x.size for x in arrays if x.dtype == dtype)
+            if on_each > 1 or wide_dtype(dtype) == dtype:
+                said += size * wide_dtype(dtype).itemsize
+            else:
+                part = -(-size // devices) * dtype.itemsize
+                said, gathered = said + devices * part, gathered + part
+        return [wide(x) for x in arrays], [wide(x) for x in arrays]
+
+    jax.eval_shape(lambda *args: meet(*args, note), key, state, tree)
+    way = _ring("scatter" if gathered else "reduce", said, devices)
+    return way._replace(nbytes=said + gathered)
 
 
 def _wide_bytes(tree: Any) -> int:
@@ -139,11 +176,16 @@ def send(
         tree: what it has to say, y, in the dtypes in which it is said.
 
     Returns:
-        Its message `m = C(y) = decode(encode(y))`, in the dtypes of `tree`; the mean of all
-        workers' messages, the same on all, in float32 or wider; the sender for the next step.
+        Its message `m = C(y) = decode(encode(y))`, in the dtypes of `tree` (or, where workers meet,
+        in float32 or wider); the mean of all workers' messages, the same on all, in float32 or
+        wider; the sender for the next step.
     """
     key, data = next_key(compressor, sender)
     names = () if axis_name is None else axis_names(axis_name)
+    if names and compressor.meet is not None:
+        average = functools.partial(means, axis_name=names)
+        message, middle, state = compressor.meet(key, sender.state, tree, average)
+        return message, middle, Sender(state, data)
     wires = device_axes(names)
     kind = "dense"
     if wires:
@@ -201,29 +243,24 @@ def _mean_of_gathered(
 # ---- payloads as few flat arrays ----
 
 
-def _width(x: chex.Array) -> Any:
-    """The unsigned integer that holds one number of an array (CPU would widen bfloat16)."""
-    return jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-
-
 def _pack(payload: Any) -> list[jax.Array]:
     """Makes one flat array of all numbers of a width: a collective each, in place of many."""
     widths: dict[Any, list[jax.Array]] = {}
     for x in jax.tree.leaves(payload):
         bits = x.astype(jnp.uint8) if x.dtype == bool else x
-        bits = jax.lax.bitcast_convert_type(bits, _width(x))
-        widths.setdefault(_width(x), []).append(jnp.ravel(bits))
+        bits = jax.lax.bitcast_convert_type(bits, bits_dtype(x))
+        widths.setdefault(bits_dtype(x), []).append(jnp.ravel(bits))
     return [jnp.concatenate(parts) for parts in widths.values()]
 
 
 def _unpack(buffers: list[jax.Array], like: Any) -> Any:
     """Undoes `_pack`, for a payload shaped like another."""
     leaves, treedef = jax.tree.flatten(like)
-    order = list(dict.fromkeys(_width(x) for x in leaves))
+    order = list(dict.fromkeys(bits_dtype(x) for x in leaves))
     used = dict.fromkeys(order, 0)
     out = []
     for x in leaves:
-        width = _width(x)
+        width = bits_dtype(x)
         start, size = used[width], math.prod(x.shape)
         bits = buffers[order.index(width)][start : start + size].reshape(x.shape)
         used[width] = start + size

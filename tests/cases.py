@@ -49,6 +49,8 @@ COMPRESSORS = {
     "natural": ej.natural(),
     "low_rank(1)": ej.low_rank(1),
     "identity": ej.identity(),
+    "top_k(0.25), bfloat16": ej.top_k(0.25, dtype="bfloat16"),
+    "identity, bfloat16": ej.identity("bfloat16"),
 }
 
 
@@ -142,6 +144,17 @@ def exchanges(axis_name: str | tuple[str, ...]) -> list[Case]:
             "compress(exchange)",
             lambda params: ej.compress(COMPRESSORS["quantize(4)"], exchange=ej.all_mean(axis_name)),
             loses=True,
+        ),
+        Case(
+            "error_feedback(low_rank, axis_name)",
+            lambda params: ej.error_feedback(COMPRESSORS["low_rank(1)"], axis_name=axis_name),
+        ),
+        Case(
+            "error_feedback(identity, bfloat16, axis_name)",
+            lambda params: ej.error_feedback(
+                COMPRESSORS["identity, bfloat16"], axis_name=axis_name
+            ),
+            bound=lambda params: 0.01,  # 2^-8 for messages, again for their mean, and a little more
         ),
         Case(
             "ef21(axis_name)",

@@ -54,6 +54,18 @@ def test_absent_workers_bring_later_what_they_keep():
     )
 
 
+def test_weights_are_as_wide_as_the_updates():
+    exchange = absent.partial(AXIS, 3)
+    with jax.enable_x64(True):
+
+        def one(_):
+            u = jnp.ones((), "float64")
+            return exchange.update(u, exchange.init(u), u)[0]
+
+        moved = jax.vmap(one, axis_name=AXIS)(jnp.arange(P))
+    np.testing.assert_allclose(moved, 1, rtol=P * float(jnp.finfo("float64").eps))
+
+
 # ---- crashes ----
 
 
@@ -117,6 +129,12 @@ def test_a_worker_that_is_down_proposes_in_vain_and_starts_again_where_others_ar
     np.testing.assert_allclose(whole, np.broadcast_to(x[:, None], whole.shape), atol=2 * NEAR)
 
 
+def test_who_is_down_for_ages_is_down():
+    crash = absent.crashes(AXIS, 0.9, down=2**31 - 2, seed=1)
+    _, state = scanned(ej.simulate(worker(crash), 2), jnp.ones((6, 2, 1)))
+    assert state.crashes[-1, 0] == 2  # each once
+
+
 @pytest.mark.parametrize("down", [None, 2])
 def test_crashes_that_are_drawn(down):
     mass, state = history(absent.crashes(AXIS, 0.25, down=down, forward=True, seed=1), GRADS)
@@ -156,6 +174,13 @@ BAD = {
     "nobody": (lambda: absent.partial("w", 0), "participants=0", "int >= 1"),
     "no chance": (lambda: absent.partial("w", 0.0), "participants=0.0", "(0, 1]"),
     "too likely": (lambda: absent.partial("w", 1.5), "participants=1.5", "(0, 1]"),
+    "keep": (lambda: absent.partial("w", 1, keep=cast(Any, 1)), "keep=1", "True or False"),
+    "forward": (lambda: absent.crashes("w", 0.1, forward=cast(Any, 2)), "forward=2", "no bool"),
+    "nobody of JAX": (
+        lambda: absent.partial("w", jnp.int32(0)),
+        "participants=Array(0",
+        "int >= 1",
+    ),
     "participants by name": (lambda: absent.partial("w", jnp.ones(2, int)), "shape (2,)", "scalar"),
     "too many": (
         lambda: history(absent.partial(AXIS, 5), GRADS),
@@ -167,8 +192,13 @@ BAD = {
         "when holds 1",
         "pass tuples",
     ),
-    "a step back": (lambda: absent.crashes("w", [(0, 3, 3)]), "back=3", "crash at 3", "int >= 4"),
-    "a negative step": (lambda: absent.crashes("w", [(0, -1, None)]), "step=-1", "int >= 0"),
+    "a step back": (lambda: absent.crashes("w", [(0, 3, 3)]), "back=3", "crash at 3", "int from 4"),
+    "a negative step": (lambda: absent.crashes("w", [(0, -1, None)]), "step=-1", "int from 0"),
+    "back in ages": (
+        lambda: absent.crashes("w", [(0, 3, 2**31)]),
+        "back=2147483648",
+        "to 2147483646",
+    ),
     "down already": (
         lambda: absent.crashes("w", [(0, 3, 8), (0, 5, None)]),
         "worker 0 crash at step 5",
@@ -184,9 +214,13 @@ BAD = {
         "down=3",
         "`when` says who returns",
     ),
-    "down for no step": (lambda: absent.crashes("w", 0.1, down=0), "down=0", "int >= 1"),
+    "down for no step": (lambda: absent.crashes("w", 0.1, down=0), "down=0", "int from 1"),
     "a reach": (lambda: absent.crashes("w", 0.1, reach=2), "reach=2", "[0, 1]"),
-    "a plan by name": (lambda: absent.crashes("w", cast(Any, "x")), "when='x'", "[0, 1)"),
+    "a plan by name": (
+        lambda: absent.crashes("w", cast(Any, "x")),
+        "when='x'",
+        "[0, 1), or a list of tuples",
+    ),
 }
 
 

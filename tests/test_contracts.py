@@ -35,7 +35,8 @@ def jitted(name: str):
     opt, crosses = BY_NAME[name].make(params), BY_NAME[name] in CROSSING
     init = opt.init
     if crosses:
-        params, init = jnp.stack([params] * 3), jax.vmap(opt.init, axis_name=AXIS)
+        params = jax.tree.map(lambda x: jnp.stack([x] * 3), params)
+        init = jax.vmap(opt.init, axis_name=AXIS)
     step, traces = stepper(opt, AXIS if crosses else None)
     return params, init, opt, jax.jit(step, donate_argnums=(0, 1)), traces
 

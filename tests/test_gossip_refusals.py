@@ -40,6 +40,11 @@ REFUSED = {
         ("step=1.5", "(0, 1]"),
     ),
     "no step": (ValueError, lambda: make.choco("w", RING, TOP, 0), ("step=0", "stable_step")),
+    "steps": (
+        ValueError,
+        lambda: make.choco("w", RING, TOP, jnp.ones(2)),
+        ("step has shape (2,)", "stable_step"),
+    ),
     "a step that is a flag": (ValueError, lambda: make.choco("w", RING, TOP, True), ("step=True",)),
     "a seed": (TypeError, lambda: make.choco("w", RING, TOP, 0.1, seed="a"), ("seed='a'",)),
     "copies of a varying graph": (

@@ -310,7 +310,13 @@ BAD = {
     "a negative probability": (lambda: links.lossy("w", -0.1), "probability=-0.1", "[0, 1)"),
     "a probability that is a bool": (lambda: links.lossy("w", True), "=True", "[0, 1)"),
     "a probability that is none": (lambda: links.lossy("w", float("nan")), "=nan", "[0, 1)"),
+    "a probability of JAX": (
+        lambda: links.lossy("w", jnp.float32(1)),
+        "probability=Array(1",
+        "[0, 1)",
+    ),
     "probabilities": (lambda: links.lossy("w", jnp.ones(2)), "shape (2,)", "float scalar"),
+    "resend": (lambda: links.lossy("w", 0.1, resend=cast(Any, 1)), "resend=1", "True or False"),
     "a fate": (lambda: links.lossy("w", 0.1, fate="all"), "fate='all'", "'receiver'"),
     "an axis": (lambda: links.lossy("", 0.1), "axis_name=''", "'workers'"),
     "a seed": (lambda: links.lossy("w", 0.1, seed=cast(Any, "a")), "seed='a'", "pass an int"),

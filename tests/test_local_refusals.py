@@ -1,5 +1,7 @@
 """What local steps refuse, with messages that help."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,6 +33,18 @@ BAD = (
         ),
         "several H": refused(
             lambda: local.average("w", jnp.arange(3)), ValueError, "shape (3,)", "integer scalar"
+        ),
+        "an H of JAX": refused(
+            lambda: local.average("w", jnp.int32(0)), ValueError, "every=Array(0", "int >= 1"
+        ),
+        "step sizes": refused(
+            lambda: local.diloco("w", 3, jnp.ones(2)), ValueError, "shape (2,)", "float scalar"
+        ),
+        "a momentum of JAX": refused(
+            lambda: local.diloco("w", 3, 0.5, jnp.float32(1)),
+            ValueError,
+            "momentum=Array(1",
+            "[0, 1)",
         ),
         "axis": refused(lambda: local.average("", 3), ValueError, "axis_name=''", "'workers'"),
         "outer axis": refused(lambda: local.diloco((), 3), ValueError, "axis_name=()", "'workers'"),
@@ -98,5 +112,16 @@ def test_refused_with_a_message_that_helps(name):
 
 
 def test_numpy_integers_are_ints():
-    local.average("w", np.int64(3))
-    local.diloco("w", np.int32(3), delay=np.int64(1), fragments=np.int64(2)).init(LIKE)
+    for opt in (
+        local.average("w", np.int64(3)),
+        local.diloco("w", np.int64(3), delay=np.int64(1), fragments=np.int64(2)),
+        local.diloco("w", np.int32(3), fragments=np.int64(1)),
+    ):
+        with jax.enable_x64(True):  # where they would widen counters
+
+            def step(_, opt=opt):
+                state = opt.init(LIKE)
+                return state, opt.update(LIKE, state, LIKE)[1]
+
+            before, after = jax.eval_shape(jax.vmap(step, axis_name="w"), jnp.arange(2))
+        chex.assert_trees_all_equal_shapes_and_dtypes(before, after)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import AXIS, COMPRESSORS
+from cases import ARRIVALS, AXIS, COMPRESSORS
 from steps import at, draws, mesh_of
 
 import elastic_jax as ej
+from elastic_jax import absent, links, schedulers
 from elastic_jax.resize import resize
 from elastic_jax.workers import WorkerState
 
@@ -39,6 +40,10 @@ CHAINS = {
     "decay": [ej.error_feedback(top, axis_name=AXIS, decay=0.9)],
     "ef21": [ej.ef21(top, axis_name=AXIS)],
     "absorb": [feedback(), ej.absorb()],
+    "lost on links": [links.lossy(AXIS, 0.5), ej.delay(1)],
+    "lost by senders": [links.lossy(AXIS, 0.5, fate="sender")],
+    "absent": [absent.partial(AXIS, 1, keep=True)],
+    "a scheduler": [schedulers.norm_bounded(AXIS, 0.8, ARRIVALS)],
 }
 
 
@@ -100,19 +105,23 @@ def apart(a: Any, b: Any) -> float:
     return largest(jax.tree.map(np.subtract, a, b))
 
 
-@pytest.mark.parametrize("name", ["both", "random-k", "absorb"])
-def test_law_1_goes_on_after_the_move(name):
+GOES_ON = [(name, 6) for name in ("both", "random-k", "absorb", "lost on links")]
+
+
+@pytest.mark.parametrize(("name", "p"), [*GOES_ON, ("lost by senders", 1)])
+def test_law_1_goes_on_after_the_move(name, p):
     """Trained on, the moved workers move x by the mean of their proposals, float32."""
-    moved = resize(trained(CHAINS[name], 4), 6)
-    run = make(CHAINS[name], 6)
-    batches = draws(LIKE, 6, seed=8)
+    moved = resize(trained(CHAINS[name], 4), p)
+    run = make(CHAINS[name], p)
+    batches = draws(LIKE, p, seed=8)
     states, _ = run.step(jax.tree.map(jnp.asarray, moved), batches)
     gradients = jax.vmap(jax.grad(loss))(jax.tree.map(jnp.asarray, moved.params), batches)
     mean = jax.tree.map(lambda g: np.asarray(g, np.float64).mean(0), gradients)
     want = jax.tree.map(lambda x, g: x - 0.1 * g, masses(moved)[0], mean)
     assert apart(masses(states)[0], want) <= 64 * np.finfo(np.float32).eps * largest(moved)
     keys = [leaf for leaf in jax.tree.leaves(moved.opt_state) if leaf.dtype == np.uint32]
-    assert all(len({tuple(row) for row in key}) == 6 for key in keys if key.ndim == 2)
+    keys = [key for key in keys if not name.startswith("lost")]  # theirs are shared
+    assert all(len({tuple(row) for row in key}) == p for key in keys if key.ndim == 2)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,15 @@ REFUSED = {
         )
         for beta in (1.0, -0.1, 2, math.nan, True, None, "half")
     },
+    "betas": (lambda: loose_norm(AXIS, jnp.ones(2), model), ("beta has shape (2,)", "a number in")),
+    "a JAX beta": (lambda: loose_norm(AXIS, jnp.float32(1), model), ("beta=Array(1.", "in [0, 1)")),
     "arrivals": (lambda: loose_norm(AXIS, 0.5, 3.0), ("arrivals=3.0", "backward(")),
     "axis": (lambda: loose_norm("", 0.5, model), ("axis_name=''", "the name given to vmap")),
     "seed": (lambda: loose_norm(AXIS, 0.5, model, seed=0.5), ("seed=0.5", "pass an int")),
+    "seeds": (
+        lambda: loose_norm(AXIS, 0.5, model, seed=jnp.arange(2)),
+        ("seed has shape (2,)", "an integer scalar, an int"),
+    ),
     "neither": (lambda: loose_variance(AXIS, model), ("deadline=None, missing=None", "one of")),
     "both": (
         lambda: loose_variance(AXIS, model, deadline=1, missing=1),
@@ -54,6 +60,20 @@ REFUSED = {
             (f"deadline={value!r}", "seconds >= 0"),
         )
         for value in (-1.0, math.nan, True, "soon")
+    },
+    **{
+        f"an array for {name}": (
+            lambda name=name, array=array: loose_variance(AXIS, model, **{name: array}),
+            words,
+        )
+        for name, array, words in (
+            ("deadline", jnp.ones(2), ("deadline has shape (2,)", "a float scalar, seconds >= 0")),
+            ("deadline", jnp.float32(-1), ("deadline=Array(-1.", "seconds >= 0")),
+            ("deadline", jnp.asarray(True), ("dtype bool", "a float scalar")),
+            ("missing", jnp.arange(2), ("missing has shape (2,)", "an integer scalar, an int >=")),
+            ("missing", jnp.float32(1), ("dtype float32", "an integer scalar")),
+            ("missing", jnp.int32(-1), ("missing=Array(-1", "an int >= 0")),
+        )
     },
     **{
         f"missing={value}": (
@@ -70,7 +90,7 @@ REFUSED = {
             (f"{name}={value!r}", right),
         )
         for name, values, right in (
-            ("compute", (0, -1.0, math.inf, None), "a finite number > 0"),
+            ("compute", (0, -1.0, math.inf, None, jnp.float32(0)), "a finite number > 0"),
             ("bandwidth", (0.0, math.nan, True), "a number > 0"),
             ("latency", (-1, math.inf), "a finite number >= 0"),
             ("spread", (-0.5, "wide"), "a finite number >= 0"),
@@ -78,6 +98,10 @@ REFUSED = {
         )
         for value in values
     },
+    "latencies": (
+        lambda: loose_backward(1.0, 1.0, jnp.ones(3)),
+        ("latency has shape (3,)", "a float scalar"),
+    ),
     "weights of another tree": (
         lambda: drawn(backward(1.0, 1.0, flops_by=[1.0, 2.0])),
         ("flops_by is a tree", "one number for each leaf"),

@@ -15,6 +15,7 @@ from steps import EPS, draws, mesh_of
 
 import elastic_jax as ej
 from elastic_jax import wire as wires
+from elastic_jax.programs import collectives
 from elastic_jax.wire import Wire, new_sender, send, wire
 
 SHAPES = {"m": jnp.zeros((24, 16)), "b": jnp.zeros(40)}
@@ -35,28 +36,6 @@ def cast(dtype: Any) -> Any:
 
 
 # ---- bytes ----
-
-
-WIDTHS = {"pred": 1, "bf16": 2}
-
-
-def collectives(text: str, devices: int) -> dict[str, int]:
-    """Operand bytes of the collectives in a compiled program (a loop's body counts once)."""
-    found: dict[str, int] = {}
-    for line in text.splitlines():
-        match = re.search(r"= (.*?) (all-[a-z]+|collective-[a-z]+|reduce-scatter)\(", line)
-        if match is None:
-            continue
-        total = 0
-        for dtype, shape in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", match[1]):
-            width = WIDTHS.get(dtype) or int(re.sub(r"\D", "", dtype)) // 8
-            total += width * math.prod(int(n) for n in shape.split(",") if n)
-        assert match[2] in ("all-gather", "all-reduce"), line
-        # the result of a gather holds all operands
-        found[match[2]] = found.get(match[2], 0) + (
-            total // devices if match[2] == "all-gather" else total
-        )
-    return found
 
 
 def compiled(opt: Any, devices: int, on_each: int, like: Any) -> str:
@@ -86,8 +65,16 @@ def compiled(opt: Any, devices: int, on_each: int, like: Any) -> str:
 def check_bytes(opt, compressor, devices, on_each, like):
     said = wire(compressor, like, devices * on_each, on_each=on_each)
     text = compiled(opt, devices, on_each, like)
-    operation = "all-gather" if said.kind == "gather" else "all-reduce"
-    assert collectives(text, devices) == {operation: said.nbytes}, said
+    found: dict[str, int] = {}
+    for one in collectives(text):
+        found[one.kind] = found.get(one.kind, 0) + one.nbytes
+    if said.kind == "scatter":  # all that is said, and a part of the mean
+        part = found["all-gather"]
+        assert found == {"all-to-all": devices * part, "all-gather": part}
+        assert said.nbytes == (devices + 1) * part, said
+    else:
+        operation = "all-gather" if said.kind == "gather" else "all-reduce"
+        assert found == {operation: said.nbytes}, said
     return said, text
 
 
@@ -134,6 +121,10 @@ KINDS = {  # bytes by hand: values of 4 bytes (40 in b, 384 in m), indices of 2
     ("sign", 8): Wire("gather", D // 8 + 2 * 4, 7 * (D // 8 + 8)),
     ("sign", 64): Wire("dense", 4 * D, 2 * 63 * 4 * D // 64),
     ("identity", 8): Wire("dense", 4 * D, 7 * D),
+    ("identity, bfloat16", 8): Wire("scatter", 2 * (D + D // 8), 2 * 7 * 2 * D // 8),
+    ("identity, bfloat16", 3): Wire("scatter", 2 * 4 * 142, 2 * 2 * 2 * 142),  # thirds of 426
+    ("top_k(0.25), bfloat16", 4): Wire("gather", 106 * 4, 3 * 106 * 4),
+    ("low_rank(1)", 8): Wire("reduce", 4 * (24 + 16 + 40), 7 * (24 + 16 + 40)),
     ("threshold", 1): Wire("dense", 4 * D, 0),
 }
 
