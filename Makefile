@@ -38,6 +38,9 @@ reproduce: .venv  ## the experiments: rows, figures, verdicts (ARGS=--quick for 
 	$(run) experiments.elastic_constants $(ARGS)
 	$(run) experiments.bound_vs_run $(ARGS)
 	$(run) experiments.scheduler $(ARGS)
+	$(run) experiments.hogwild $(ARGS)
+	$(run) experiments.scaling $(ARGS)
+	$(run) experiments.overlap $(ARGS)
 
 bench: .venv  ## the benchmarks (ARGS=--help lists the options)
 	$(run) benchmarks $(ARGS)
