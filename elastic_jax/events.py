@@ -19,7 +19,7 @@ from elastic_jax.checks import whole
 from elastic_jax.mass import lost
 from elastic_jax.order import (
     Passage,
-    check_order,
+    check_apart,
     proposals,
     record_passages,
     relaxed_states,
@@ -108,8 +108,7 @@ def asynchronous(
         rows = 1 + (workers if slots is None else whole("slots", slots, "number of rows"))
         state = optimizer.init(params)
         server_state = server.init(params)
-        _check_chain("optimizer", state, ("local",))
-        _check_chain("server", server_state, ("local", "absorb"))
+        check_apart(state, server_state)
         return EventState(
             jax.tree.map(jnp.copy, params),  # the caller's own may be donated elsewhere
             fold_in_worker(server_state, workers),
@@ -237,19 +236,6 @@ def _set_row(stack: Any, index: chex.Array, row: Any) -> Any:
     return jax.tree.map(
         lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, index, 0), stack, row
     )
-
-
-def _check_chain(name: str, state: optax.OptState, allowed: tuple[str, ...]) -> None:
-    check_order(state)
-    for part in relaxed_states(state):
-        role = getattr(part.state, "role", "local")
-        if role not in allowed:
-            raise ValueError(
-                f"{name} holds a step of role {role!r}, which has no place there in asynchronous "
-                "single steps: workers meet only in the server's parameters; take axis_name out of "
-                "the worker's chain, put absorb last in the server's, and leave the meter out: "
-                "every tick reports its gap and moment"
-            )
 
 
 def _proposed(

@@ -21,7 +21,7 @@ import optax
 
 from elastic_jax import racer
 from elastic_jax.checks import positive, steps, whole
-from elastic_jax.order import check_order, relaxed_states
+from elastic_jax.order import check_apart, relaxed_states
 from elastic_jax.precision import wide_dtype
 from elastic_jax.processes import Progress, Run, gaps
 from elastic_jax.recording import Recording, Task
@@ -210,19 +210,7 @@ def _memory(
     mode, workers, updates, bounds = plan
     functions = racer.functions(task, start, gap)
     optimizer, server = functions.init(0), functions.server_init()
-    for name, state, allowed in (
-        ("optimizer", optimizer, ("local",)),
-        ("server", server, ("local", "absorb")),
-    ):
-        check_order(state)
-        for found in relaxed_states(state):
-            role = getattr(found.state, "role", "local")
-            if role not in allowed:
-                raise ValueError(
-                    f"{name} holds a step of role {role!r}, which has no place where workers meet "
-                    "only in shared parameters: take axis_name out of the chain, put absorb last "
-                    "in the server's, and leave the meter out, as the gap is sampled in any case"
-                )
+    check_apart(optimizer, server)
     message, *_ = jax.eval_shape(functions.step, start, optimizer, task.batch(0, 0))
     if task.server is not None:
         jax.eval_shape(functions.serve, message, start, server)

@@ -183,6 +183,30 @@ def check_order(opt_state: optax.OptState, workers: int = 1) -> None:
             )
 
 
+def check_apart(optimizer_state: optax.OptState, server_state: optax.OptState) -> None:
+    """Refuses chains of workers that meet only in parameters which a server, or memory, holds.
+
+    Args:
+        optimizer_state: fresh from `init` of the chain of one of them.
+        server_state: the same, of the server's chain.
+
+    Raises:
+        ValueError: where `check_order` does, or for a step that crosses workers, or measures.
+    """
+    chains = (("optimizer", optimizer_state, "local"), ("server", server_state, "local absorb"))
+    for name, state, allowed in chains:
+        check_order(state)
+        for part in relaxed_states(state):
+            role = getattr(part.state, "role", "local")
+            if role not in allowed.split():
+                raise ValueError(
+                    f"{name} holds a step of role {role!r}, which has no place where workers meet "
+                    "only in the server's, or shared, parameters: take axis_name out of the "
+                    "worker's chain, put absorb last in the server's, and leave the meter out: the "
+                    "gap is measured in any case"
+                )
+
+
 def _draws(state: Any) -> bool:
     paths = (path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0])
     return any(getattr(entry, "name", None) == "worker_key" for path in paths for entry in path)

@@ -170,7 +170,7 @@ def test_events_refuse_what_is_no_gap():
 )
 def test_events_refuse_exchange(worker):
     run = ej.asynchronous(lambda x, b: jnp.sum(x * b), worker)
-    with pytest.raises(ValueError, match="no place there in asynchronous"):
+    with pytest.raises(ValueError, match="no place where workers meet"):
         jax.vmap(lambda _: run.init(jnp.zeros(2), 2), axis_name=AXIS)(jnp.arange(2))
 
 
