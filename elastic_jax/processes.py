@@ -127,6 +127,7 @@ class Run:
         if not applied(memory):
             if end == "interrupted":
                 raise KeyboardInterrupt
+            said.append("(A script must start runs under `if __name__ == '__main__':`.)")
             raise RuntimeError(f"{end or NOBODY}: no update was made.\n" + "\n".join(said))
         end = end or NOBODY
         if end == NOBODY or (self.exits > 0).any():

@@ -147,7 +147,10 @@ def check(config: Config) -> None:
         refuse("out", "that is a file; name a folder")
     dataset = data.load(config.data, config.data_dir)
     if config.eval_images > len(dataset.train_labels):
-        refuse("eval_images", f"give at most the training images, {len(dataset.train_labels)}")
+        there = len(dataset.train_labels)
+        refuse(
+            "eval_images", f"there are {there} training images: at most {there // PIECE * PIECE}"
+        )
     if config.batch > len(dataset.train_labels):
         refuse("batch", f"give at most {len(dataset.train_labels)}, the number of training images")
     models.make(config.model, dataset)

@@ -139,7 +139,7 @@ def command(config: Config, task: Task) -> list[str]:
     fit += ["--gradients", "4096", "--batch", "32", "--points", "8"]
     if quick:
         fit = ["--workers", "1", "--fractions", "0.1", "--alphas", "0.1", "--seeds", "0"]
-        fit += ["--gradients", "32", "--points", "4"]
+        fit += ["--gradients", "32", "--points", "4", "--eval-images", "250"]
     fit += ["--data", config.data, "--model", config.model, "--processes", "1"]
     fit += [] if config.data_dir is None else ["--data-dir", str(config.data_dir.absolute())]
     return ["experiments.error_feedback", *fit, *where]

@@ -5,8 +5,8 @@
 Trains a small network on real images with processes that race on shared memory, in every mode, for
 1 … p workers, dense, with top-k sparsification, and with top-k and error feedback; and with workers
 that sleep between reading and writing, for delays that few cores do not give. Each race is
-recorded; the trace of a race without feedback is replayed with feedback, so that the chain alone
-differs. Step sizes are chosen by simulation, on a seed that no race uses. The folder gets rows.csv,
+recorded; the trace of a race without feedback is replayed with feedback, at feedback's own step
+size. Step sizes are chosen by simulation, on a seed that no race uses. The folder gets rows.csv,
 rows.json, figures and a verdict.
 """
 

@@ -127,10 +127,12 @@ class Bound:
         # A relation is an identity, or defines what the bound does not speak of.
         for symbol, polynomial in claim.relations:
             left = _put(_put(polynomial, known), last)
-            if own.issuperset(symbols.used(left)) and sp.simplify(left) != 0:
+            given = symbol in (values or ()) or own.issuperset(symbols.used(left))
+            if given and sp.simplify(left) != 0:
                 raise NotProvedError(f"{claim.name}: {symbol} needs {polynomial} = 0", left)
         # Scalar hypotheses are conditions too, if they speak of the bound's parameters alone.
-        unasked = {*sp.sympify(claim.lhs).free_symbols, *whatever}
+        bounded = sp.sympify(claim.lhs).free_symbols
+        unasked = {*(bounded if len(bounded) == 1 else ()), *whatever}
         more = (Condition(text, expr, symbols.T) for text, expr in assumed(claim))
         for each in _put_conditions(_put_conditions(more, known), last):
             spoken = set(symbols.used(each.expr))
@@ -167,7 +169,14 @@ class Bound:
                 _check_sign(self.name, symbol, _number(symbol.name, value))
             elif value.is_negative:
                 raise ValueError(f"{self.name}: {symbol} must not be negative, as {value} is")
-        conditions = _put_conditions(self.conditions, pairs)
+        signs = tuple(
+            Condition(
+                f"{symbol} = {value} has its sign", value, symbol, strict=bool(symbol.is_positive)
+            )
+            for symbol, value in pairs.items()
+            if not (value.is_positive or (value.is_nonnegative and not symbol.is_positive))
+        )
+        conditions = _put_conditions(self.conditions, pairs) + signs
         for condition in conditions:
             if condition.expr.is_number and not _holds(condition, {}):
                 raise ValueError(f"{self.name} holds only where {condition.text}")

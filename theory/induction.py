@@ -20,7 +20,7 @@ Example:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy as sp
@@ -88,17 +88,39 @@ class Induction:
         self._check_vectors()
         region = Region(self.conditions)
         given = set().union(*(h.expr.free_symbols for h in self.step_by[0]))
+        self._check_closed()
         for old, first, new in zip(self.now, self.start, self.following, strict=True):
             if old == new or (isinstance(new, sp.Symbol) and new not in given):
                 raise NotProvedError(f"{self.name}: {new} is no next value of {old}")
-            if any(old in condition.expr.free_symbols for condition in self.conditions):
-                raise NotProvedError(f"{self.name}: a condition bounds {old}, the run's own state")
             for value in (first, new) if isinstance(old, sp.Symbol) else ():
                 if not region.has_sign_of(value, old):
                     raise NotProvedError(f"{self.name}: sign of {old} not shown: {value}", value)
         for certificate in self.certificates:
             certificate.check()
         return self.claim
+
+    def _check_closed(self) -> None:
+        """Refuse what speaks of the run's own state, but not as `state` says: it would not move on.
+
+        A symbol that an expression in the state keeps from step to step is a constant.
+        """
+        own, fresh = set(), []
+        for old, new in zip(self.now, self.following, strict=True):
+            if isinstance(old, Vector):
+                own |= {base.name for base, _ in old.terms}
+                renamed = ((replace(base, name=f"next {base.name}"), x) for base, x in old.terms)
+                fresh.append(Vector(tuple(renamed)))
+            else:
+                moves = () if isinstance(old, sp.Symbol) else sp.sympify(new).free_symbols
+                own |= sp.sympify(old).free_symbols.difference(moves)
+                fresh.append(sp.Dummy(**sp.sympify(old).assumptions0))
+        relations = [part for relation in self.relations for part in relation]
+        said = (self._claim("", tuple(fresh)).expr, *(c.expr for c in self.conditions), *relations)
+        for symbol in set().union(*(expr.free_symbols for expr in said)):
+            if own & {symbol, *(base.name for base in getattr(symbol, "bases", ()))}:
+                raise NotProvedError(
+                    f"{self.name}: {symbol} is the run's own, and does not move on"
+                )
 
     def _check_vectors(self) -> None:
         """Refuse a start or a next state that is none of the vectors of which the claim speaks.

@@ -204,3 +204,17 @@ def test_a_hypothesis_about_parameters_that_a_bound_hides_is_asked_for() -> None
     with pytest.raises(ValueError, match="holds only where T ≤ p − τ"):
         asked.at(T=2, p=4, tau=3)
     assert not Bound.of(alone, "T", whatever=(p, tau)).conditions
+
+
+def test_what_a_relation_defines_has_one_value() -> None:
+    largest = BOUNDS["W.largest"].proof
+    free = (symbols.alpha, symbols.grad_weight)
+    with pytest.raises(NotProvedError, match="needs"):
+        Bound.of(largest, "α", values={symbols.root_weight: sp.Integer(1000)}, whatever=free)
+
+
+def test_an_expression_in_place_of_a_parameter_keeps_its_sign() -> None:
+    moved = BOUNDS["N"].put(alpha=symbols.L - 5)
+    with pytest.raises(ValueError, match="α = L - 5 has its sign"):
+        moved.at(L=1, T=1000, Delta=1, sigma=1, B=2, p=4)
+    assert BOUNDS["N"].put(alpha=1 / (2 * symbols.L)).conditions == ()

@@ -193,6 +193,16 @@ def run(state: Any, start: Any, now: Any, following: Any, *squares: Any, **more:
     )
 
 
+def kept(bound: sp.Expr, **more: Any) -> Induction:
+    """|h⁺| ≤ α/n proves |h| ≤ α/n of the next n only if the bound is that of n before."""
+    n, held_next = symbols.n, symbols.held_next
+    shrinks = Hypothesis("|h⁺| ≤ α/n", alpha / n - held_next)
+    by = ((), {}, ((bound, 1),)), ((shrinks,), {shrinks.name: 1, SO_FAR: 0}, ())
+    return Induction(
+        "false", "", lambda h, _: (h, (bound,)), (0, 1), (held, n), (held_next, n + 1), *by, **more
+    )
+
+
 FALSE = {
     "an imaginary square": lambda: zero((1, sp.I)),
     "the root of what may be negative": lambda: zero((1, sp.sqrt(L - alpha)), lhs=alpha - L),
@@ -273,6 +283,17 @@ FALSE = {
     "two relations for one symbol": lambda: zero(relations=((rho, rho**2 - 2), (rho, rho**2 - 3))),
     "a condition that nothing meets": lambda: zero(
         (-1 - alpha, 1), lhs=1 + alpha, conditions=(Condition("α ≤ −1", -1 - alpha, alpha),)
+    ),
+    "a bound that keeps the state it had": lambda: kept(alpha / symbols.n),
+    "a bound that keeps it by a relation": lambda: kept(
+        alpha / symbols.share, relations=((symbols.share, symbols.share - symbols.n),)
+    ),
+    "a condition on what an expression moves": lambda: run(
+        lambda f: (f, (0,)),
+        (0,),
+        (symbols.n - rho,),
+        (symbols.k - rho,),
+        conditions=(Condition("n ≤ ρ", rho - symbols.n, symbols.n, 1 / rho),),
     ),
     "a run that stands still": lambda: run(lambda t: (t, (0,)), (0,), (steps,), (steps,)),
     "a state that nothing moves": lambda: run(

@@ -197,9 +197,9 @@ def bounds() -> tuple[Bound, ...]:
                 "α",
                 name=name,
                 kind="tight",
-                values={root_weight: sp.sqrt(1 + 4 * weight)},
+                values={root_weight: sp.sqrt(1 + 4 * weight), grad_weight: weight},
                 where=(CONTRACTION,) if gamma in used(weight) else (),
-                whatever=(alpha, grad_weight),
+                whatever=(alpha,),
             )
             for name, weight in weights.items()
         ),
