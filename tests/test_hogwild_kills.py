@@ -119,7 +119,7 @@ def test_out_of_time():
 
 
 SCRIPT = """
-import functools, sys
+import functools, signal, sys
 sys.path.insert(0, {tests!r})
 from hogwild_tasks import task
 from elastic_jax import hogwild
@@ -129,6 +129,7 @@ def watch(progress):
         print(*progress.pids, flush=True)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in background
     make = functools.partial(task, pause=1e-3)
     recording = hogwild.train(make, workers=2, updates=10**6, watch=watch)
     print(recording.end, len(recording.worker) > 0, recording.exits.tolist())
@@ -146,11 +147,15 @@ def test_the_parent_is_interrupted_or_killed(sign, tmp_path):
     assert process.stdout is not None
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
-    if sign == signal.SIGINT:
-        os.killpg(process.pid, sign)
-    else:
+    try:
+        if sign == signal.SIGINT:
+            os.killpg(process.pid, sign)
+        else:
+            process.kill()
+        said, _ = process.communicate(timeout=120)
+    finally:
         process.kill()
-    said, _ = process.communicate(timeout=120)
+        process.wait()
     if sign == signal.SIGINT:
         assert process.returncode == 0 and said.splitlines()[-1] == "interrupted True [0, 0]"
     for _ in range(1200):
