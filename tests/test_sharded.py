@@ -253,6 +253,6 @@ def test_specs_of_shards_that_are_not_there():
     with jax.set_mesh(explicit), pytest.raises(ValueError, match="mesh in force has explicit"):
         run.init(LIKE)
     with pytest.raises(TypeError, match="inner=4 is no transformation"):
-        shards.by_shard(4, mesh_2x2(), SPECS)  # pyright: ignore
+        shards.by_shard(4, mesh_2x2(), SPECS)
     with pytest.raises(TypeError, match="mesh=4 is no mesh"):
-        shards.by_shard(ej.delay(1), 4, SPECS)  # pyright: ignore
+        shards.by_shard(ej.delay(1), 4, SPECS)
