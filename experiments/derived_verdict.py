@@ -92,13 +92,12 @@ def _proved(compared: Sequence[Comparison]) -> str:
 
 def _floor(compared: Sequence[Comparison], equal: Sequence[Cell]) -> str:
     lines = {(c.setting.mode, c.setting.workers, c.fraction): c.floor for c in compared}
-    sides: dict[str, list[str]] = {"below": [], "above": []}
+    sides: dict[str, list[str]] = {"below": [], "within": [], "above": []}
     for cell in equal:
         line, alpha = lines.get((cell.mode, cell.workers, cell.fraction)), cell.alpha_with or 0.0
-        if line and alpha < line.low:
-            sides["below"].append(cell.outcome)
-        elif line and alpha > line.high:
-            sides["above"].append(cell.outcome)
+        if line:
+            side = "below" if alpha < line.low else "above" if alpha > line.high else "within"
+            sides[side].append(cell.outcome)
     counts = [
         f"{name} it feedback helps in {found.count(HELPS)} and hurts in {found.count(HURTS)} of "
         f"{len(found)}"

@@ -160,8 +160,10 @@ def test_what_contradicts_theory_is_said():
 
 def test_equal_steps_are_counted_on_either_side_of_the_floor():
     rows = pair([0.50, 0.55, 0.45], [0.25, 0.28, 0.22], alpha=0.01, mode="sequential", workers=1)
+    rows += pair([0.50, 0.55, 0.45], [0.25, 0.28, 0.22], alpha=0.1, mode="sequential", workers=1)
     rows += pair([0.25, 0.28, 0.22], [0.50, 0.55, 0.45], alpha=1.0, mode="sequential", workers=1)
     _, said = told(rows, L=(4.0, 8.0))  # the line: from 0.06 to 0.13
+    assert "within it feedback helps in 1 and hurts in 0 of 1" in said
     assert "below it feedback helps in 1 and hurts in 0 of 1" in said
     assert "above it feedback helps in 0 and hurts in 1 of 1" in said
 
