@@ -20,6 +20,7 @@ from elastic_jax.mass import lost
 from elastic_jax.order import (
     Passage,
     check_apart,
+    pass_through,
     proposals,
     record_passages,
     relaxed_states,
@@ -99,7 +100,7 @@ def asynchronous(
         >>> print(state.params, trace.delay, jnp.sqrt(ticks.gap))
         [-6.] [0 1 2 2 2 2] [0. 1. 2. 2. 2. 2.]
     """
-    server = optax.identity() if server is None else server
+    server = pass_through() if server is None else server
     server = optax.with_extra_args_support(server)
     optimizer = optax.with_extra_args_support(optimizer)
 

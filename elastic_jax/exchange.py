@@ -6,7 +6,6 @@ Everything that crosses workers is a function of an axis name, so that one step 
 `jax.vmap(axis_name=…)`, `jax.shard_map` and `jax.pmap` alike.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -32,10 +31,15 @@ def mean(tree: Any, axis_name: AxisName) -> Any:
     Returns:
         The same tree on every worker, averaged in float32 or wider, in the dtypes of `tree`.
     """
+    names = axis_names(axis_name)
+    for name in device_axes(names):
+        # XLA fails at sums over an axis of one device where arrays are sharded over others
+        if jax.lax.axis_size(name) == 1 and not _checks(name):
+            names = tuple(other for other in names if other != name)
 
     def leaf_mean(x):
         total = wide(x)
-        for name in axis_names(axis_name):
+        for name in names:
             total = jax.lax.pmean(total, name)
         return narrow(total, x.dtype)
 
@@ -50,7 +54,7 @@ def means(arrays: list[jax.Array], axis_name: AxisName) -> tuple[list[Any], list
     as its own, so that no rounding is unseen.
 
     Args:
-        arrays: this worker's, of floats.
+        arrays: this worker's, of floats; what is no float is the same on all workers, and stays.
         axis_name: the workers' axis, or several, innermost first.
 
     Returns:
@@ -59,8 +63,13 @@ def means(arrays: list[jax.Array], axis_name: AxisName) -> tuple[list[Any], list
     """
     names = axis_names(axis_name)
     own, average = list(arrays), list(arrays)
-    for dtype in dict.fromkeys(x.dtype for x in arrays):
-        group = [i for i, x in enumerate(arrays) if x.dtype == dtype]
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(arrays):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            groups.setdefault((x.dtype, shard_axes(x, names)), []).append(i)
+        else:
+            average[i] = alike(x, names)
+    for (dtype, _), group in groups.items():
         flat = jnp.concatenate([jnp.ravel(arrays[i]) for i in group])
         ends = np.cumsum([arrays[i].size for i in group])[:-1]
         pair = (
@@ -175,9 +184,20 @@ def worker_index(axis_name: AxisName) -> jax.Array:
 
 
 def device_axes(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns those axes that stand for devices (`jax.shard_map`, `jax.pmap`), not for a `vmap`."""
+    """Returns those axes that stand for devices (`jax.shard_map`, `jax.pmap`), not for a `vmap`.
+
+    Raises:
+        ValueError: for axes of both kinds where `jax.shard_map` checks what varies: JAX fails then.
+    """
     manual = jax.sharding.get_abstract_mesh().manual_axes
-    return tuple(name for name in names if name in manual)
+    found = tuple(name for name in names if name in manual)
+    if found and len(found) < len(names) and _checks(found[0]):
+        raise ValueError(
+            f"axis_name={names!r} names simulated workers inside a shard_map that checks what "
+            "varies, which JAX cannot do with a vmap axis; use distribute(step, mesh, workers=…), "
+            "or pass check_vma=False to the shard_map around the vmap"
+        )
+    return found
 
 
 def varying(tree: Any, axis_name: AxisName) -> Any:
@@ -185,16 +205,61 @@ def varying(tree: Any, axis_name: AxisName) -> Any:
 
     Elsewhere, and where they are varying already, it does nothing.
     """
+    names = device_axes(axis_names(axis_name))
 
-    def own(leaf, name):
-        try:
-            return jax.lax.pcast(leaf, name, to="varying")
-        except ValueError:  # it is already
-            return leaf
+    def own(leaf):
+        for name in names:
+            cast = _as_varying(leaf, name)
+            leaf = leaf if cast is None else cast
+        return leaf
 
-    for name in device_axes(axis_names(axis_name)):
-        tree = jax.tree.map(functools.partial(own, name=name), tree)
-    return tree
+    return jax.tree.map(own, tree)
+
+
+def varying_as(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Makes an array vary, under `jax.shard_map`, along the axes that another does too."""
+    names = shard_axes(like)
+    return varying(x, names) if names else x
+
+
+def alike(tree: Any, axis_name: AxisName) -> Any:
+    """Has `jax.shard_map` know that a tree of integers is the same on all workers.
+
+    Where it checks that, and does not know yet, a maximum over the workers says so; else it does
+    nothing.
+    """
+    names = device_axes(axis_names(axis_name))
+
+    def of_all(leaf):
+        for name in names:
+            leaf = jax.lax.pmax(leaf, name) if _as_varying(leaf, name) is None else leaf
+        return leaf
+
+    return jax.tree.map(of_all, tree)
+
+
+def shard_axes(x: jax.Array, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Returns the axes, other than these, along which `jax.shard_map` knows an array to vary.
+
+    Arrays that vary along others would, if they travelled as one, come back varying along all.
+    """
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    others = (name for name in manual if name not in names)
+    return tuple(name for name in others if _as_varying(x, name) is None)
+
+
+def _checks(name: str) -> bool:
+    """Whether the `jax.shard_map` that an axis is of checks what varies along it."""
+    cast = _as_varying(jnp.zeros(()), name)
+    return cast is not None and _as_varying(cast, name) is None
+
+
+def _as_varying(x: Any, name: str) -> Any:
+    """Casts an array to one that varies along an axis; None where JAX knows that it does."""
+    try:
+        return jax.lax.pcast(x, name, to="varying")
+    except ValueError:
+        return None
 
 
 class AllMeanState(NamedTuple):

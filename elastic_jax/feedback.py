@@ -22,7 +22,7 @@ import optax
 
 from elastic_jax.checks import check_seed
 from elastic_jax.exchange import AllMeanState, AxisName, all_mean, axis_names
-from elastic_jax.order import relaxation, relaxed_states
+from elastic_jax.order import pass_through, relaxation, relaxed_states
 from elastic_jax.precision import minus, narrow_as, plus, wide, zeros
 from elastic_jax.types import Compressor
 from elastic_jax.wire import Sender, new_sender, send
@@ -83,7 +83,7 @@ def _exchange_only(
 ) -> optax.GradientTransformationExtraArgs:
     if axis_name is not None:
         exchange = all_mean(axis_name)
-    return optax.with_extra_args_support(optax.identity() if exchange is None else exchange)
+    return pass_through() if exchange is None else optax.with_extra_args_support(exchange)
 
 
 # ---- without feedback ----

@@ -7,6 +7,7 @@ happened is a `Recording`; `replay` does it again, to the same bits or with anot
 Needs a POSIX system (`fcntl`): Linux or macOS.
 """
 
+import contextlib
 import io
 import pickle
 import sys
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax import racer
+from elastic_jax import racer, replays
 from elastic_jax.checks import positive, steps, whole
 from elastic_jax.order import check_apart, relaxed_states
 from elastic_jax.precision import wide_dtype
@@ -31,13 +32,22 @@ __all__ = ["Progress", "Recording", "Replay", "Task", "replay", "train"]
 
 
 class Replay(NamedTuple):
-    """What a replay found; the last three as in the recording, the gap at every update."""
+    """What a replay found; trees are shaped like the parameters.
+
+    Every update u that was proposed is somewhere, to the rounding of the parameters' dtype:
+
+        start + Σ u = params + held + lost
+
+    Where gaps cannot be measured, what is held is no distance of parameters: then these are None.
+    """
 
     params: optax.Params  # a tree
-    loss: np.ndarray  # float32 [T]
+    loss: np.ndarray  # float32 [T]; this and the next two as in the recording
     norm: np.ndarray
     moment: np.ndarray
-    gap: np.ndarray
+    gap: np.ndarray  # at every update; NaN if a run that sampled none is replayed in a loop
+    held: optax.Params | None  # by the workers that were alive at the end, and by the server
+    lost: optax.Params | None  # by chains that lose, and with the workers that died
 
 
 def train(
@@ -56,8 +66,11 @@ def train(
     """Trains with p processes that race on parameters in shared memory, and records the race.
 
     A worker that dies, even inside a write, leaves the others going; its exit code and its last
-    update are in the recording. A gradient that is not finite is refused and counted. Ctrl-C ends
-    the run with what there is. Nothing is left behind, whoever is killed.
+    update are in the recording, and `Replay.lost` has what it held. One that is stopped, not
+    killed, is a straggler, unless it holds a lock: then the others wait for it, or for `seconds`.
+    A gradient that is not finite is refused and counted, and a worker that finds nothing else fails
+    as one with an error does. Ctrl-C ends the run with what there is. Nothing is left behind,
+    whoever is killed.
 
     Args:
         task: makes the `Task`, anew in each process: a function of a module, or
@@ -67,8 +80,8 @@ def train(
         mode: how they share. "lock-free": views while others write, unsynchronised in-place
             addition (sparse where the update is). "block": each block of the parameters is read at
             one version and written as a whole, under a lock of its own. "leashed": snapshots
-            prepared outside any lock and published by compare-and-swap. "locked": one lock around
-            each read and each write.
+            prepared outside any lock and published by compare-and-swap (a lock for those few
+            stores). "locked": one lock around each read and each write, the baseline.
         blocks: of equal size, for mode "block"; None means 8, or n if that is less.
         gap_every: each worker samples `‖x − view‖²` at every so many of its updates; 0 never.
         seconds: end the run after this long; counted, as `Recording.time`, from when all workers
@@ -92,10 +105,10 @@ def train(
     threads = whole("threads", threads, "number of threads")
     gap_every = steps("gap_every", gap_every)
     limit = float("inf") if seconds is None else positive("seconds", seconds)
-    payload, made, params = _made(task)
+    payload, made, params = prepared(task)
     bounds = _bounds(mode, blocks, len(params), made.server is not None)
     memory = _memory(made, params, (mode, workers, updates, bounds), gap_every > 0)
-    jobs = [("race", worker, (gap_every,)) for worker in range(workers)]
+    jobs = [(racer.race, worker, (gap_every,)) for worker in range(workers)]
     with Run(memory, payload, threads, start, jobs) as run:
         end = run.wait(limit, watch)
         return run.recording(end, threads)
@@ -120,35 +133,48 @@ def replay(
         start: as in `train`.
 
     Returns:
-        The parameters at the end, and what was measured at each update.
+        The parameters at the end, what was measured at each update, and what is held or lost.
 
     Raises:
-        ValueError: for bad arguments, another number of parameters, or a recording that is none.
+        ValueError: for bad arguments, another number of parameters, a server for a recording in
+            blocks, or a recording that is none.
         RuntimeError: if the process ended before the replay did.
     """
-    payload, made, params = _made(task)
+    payload, made, params = prepared(task)
     if params.shape != recording.start.shape or params.dtype != recording.start.dtype:
         raise ValueError(
             f"task has {params.size} parameters of {params.dtype}, but recording has "
             f"{recording.start.size} of {recording.start.dtype}: pass a task of the same shape"
         )
+    if made.server is not None and len(recording.tick) > 1:
+        raise ValueError(
+            f"task has a server, but the updates of the {len(recording.tick)} blocks of recording "
+            "arrived in parts: replay it without, or record with blocks=1"
+        )
     if how not in ("loop", "scan"):
         raise ValueError(f"how={how!r} is none: pass 'loop' or 'scan'")
     unravel = jax.flatten_util.ravel_pytree(made.params)[1]
     plan = "block", recording.workers, len(recording.worker), tuple(recording.bounds.tolist())
-    try:
+    memory = None
+    with contextlib.suppress(ValueError):  # where what is held is no distance, there is no gap
         memory = _memory(made, recording.start, plan, gap=True)
-    except ValueError:  # where what is held is no distance, there is no gap
+    measurable = memory is not None
+    if memory is None or (how == "loop" and np.isnan(recording.gap).all()):
+        # what measures is another program, with other bits than one that does not
         memory = _memory(made, recording.start, plan, gap=False)
     if how == "scan":
-        last, found = racer.scanned(made, recording, memory.layout.gap)
-        return Replay(unravel(last), *map(np.asarray, found))
-    with Run(memory, payload, recording.threads, start, [("replay", 0, (recording,))]) as run:
-        run.processes[0].join()
-        if run.processes[0].exitcode:
-            raise RuntimeError(f"the replay did not end: {run.said(0)}")
-        found = [memory.loss[0], memory.norm[0], memory.moment[0], gaps(memory)]
-        return Replay(unravel(jnp.asarray(run.params())), *(part.copy() for part in found))
+        last, found, left = replays.scanned(made, recording, measurable)
+    else:
+        jobs = [(replays.loop, 0, (recording, measurable))]
+        with Run(memory, payload, recording.threads, start, jobs) as run:
+            run.processes[0].join()
+            if run.processes[0].exitcode:
+                raise RuntimeError(f"the replay did not end: {run.said(0)}")
+            last, left = run.params(), memory.left.copy() if measurable else None
+            logs = (memory.loss[0], memory.norm[0], memory.moment[0], gaps(memory))
+            found = [log.copy() for log in logs]
+    rest = (None, None) if left is None else map(unravel, jnp.asarray(left))
+    return Replay(unravel(jnp.asarray(last)), *map(np.asarray, found), *rest)
 
 
 class _Pickler(pickle.Pickler):
@@ -161,7 +187,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def _made(task: Callable[[], Task]) -> tuple[bytes, Task, np.ndarray]:
+def prepared(task: Callable[[], Task]) -> tuple[bytes, Task, np.ndarray]:
     """Pickles a task's function, calls it, and joins its parameters to a vector."""
     if not callable(task):
         raise TypeError(f"task is a {type(task).__name__}: pass the function that makes the Task")
@@ -203,23 +229,39 @@ def _bounds(mode: str, blocks: int | None, n: int, server: bool) -> tuple[int, .
     return tuple(n * b // blocks for b in range(blocks + 1))
 
 
-def _memory(
+def laid_out(
     task: Task, start: np.ndarray, plan: tuple[str, int, int, tuple[int, ...]], gap: bool
-) -> Memory:
-    """Checks the chains, and lays out memory for a run that begins at `start`."""
+) -> tuple[Layout, np.ndarray]:
+    """Checks the chains of a run that begins at `start`; returns also the server's first bytes."""
     mode, workers, updates, bounds = plan
     functions = racer.functions(task, start, gap)
     optimizer, server = functions.init(0), functions.server_init()
     check_apart(optimizer, server)
-    message, *_ = jax.eval_shape(functions.step, start, optimizer, task.batch(0, 0))
+    try:
+        message, *_ = jax.eval_shape(functions.step, start, optimizer, task.batch(0, 0))
+    except TypeError as error:
+        if "not told" in str(error):
+            error.add_note(
+                "A worker that races knows how stale its update is once it holds the lock. Let "
+                "task.server scale it: server=by_staleness(…). What needs server_params runs "
+                "under asynchronous, on recording.trace."
+            )
+        raise
     if task.server is not None:
-        jax.eval_shape(functions.serve, message, start, server)
+        jax.eval_shape(functions.serve, message, start, server, np.int32(0))
     both = relaxed_states((optimizer, server))
     holds = any(callable(getattr(found.state, "held", None)) for found in both)
     stored = racer.stored_bytes(server)
     wide = np.dtype(wide_dtype(start.dtype))
-    memory = Memory(
-        Layout(mode, workers, updates, bounds, start.dtype, wide, gap, gap and holds, len(stored))
-    )
+    sizes = bounds, start.dtype, wide, gap, gap and holds, len(stored)
+    return Layout(mode, workers, updates, *sizes), stored
+
+
+def _memory(
+    task: Task, start: np.ndarray, plan: tuple[str, int, int, tuple[int, ...]], gap: bool
+) -> Memory:
+    """Maps memory for a run that begins at `start`."""
+    layout, stored = laid_out(task, start, plan, gap)
+    memory = Memory(layout)
     memory.params[0], memory.server[0] = start, stored
     return memory

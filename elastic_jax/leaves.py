@@ -99,15 +99,9 @@ def lift(
     def meet_narrow(key, state, tree, average):
         payload, state = each(leaf.encode, key, state, tree)
         parts, treedef = jax.tree.flatten(payload)
-        floats = [i for i, x in enumerate(parts) if jnp.issubdtype(x.dtype, jnp.floating)]
         like = jax.eval_shape(lambda tree: jax.tree.map(wide, tree), tree)
-
-        def decoded(said):
-            said = dict(zip(floats, said, strict=True))
-            return decode(treedef.unflatten(said.get(i, x) for i, x in enumerate(parts)), like)
-
-        own, mean = average([parts[i] for i in floats])
-        return decoded(own), decoded(mean), state
+        own, mean = (decode(treedef.unflatten(said), like) for said in average(parts))
+        return own, mean, state
 
     def worst(constant):
         return lambda like: max((constant(x) for x in shapes(like) if size(x)), default=0.0)

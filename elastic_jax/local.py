@@ -131,7 +131,10 @@ class DilocoState(NamedTuple):
         """Returns `(G - 1) d + c m`, and what has not reached the view yet."""
 
         def ahead(d, m):
-            return (self.gain - 1).astype(d.dtype) * d + self.coast.astype(d.dtype) * m
+            # In a stack of workers, G and c have its axes only.
+            ones = (1,) * (d.ndim - self.gain.ndim)
+            gain, coast = (x.reshape(x.shape + ones) for x in (self.gain, self.coast))
+            return (gain - 1).astype(d.dtype) * d + coast.astype(d.dtype) * m
 
         mass, treedef = jax.tree.flatten(jax.tree.map(ahead, self.progress, self.momentum))
         for more in (self.pending, self.remainder):

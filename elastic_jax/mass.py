@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.exchange import AxisName, mean
-from elastic_jax.order import relaxed_states
+from elastic_jax.order import changed_after, relaxed_states
 from elastic_jax.precision import add, squared_norm, wide
 from elastic_jax.shards import over_shards
 
@@ -133,9 +133,11 @@ def virtual_params(
 
     Raises:
         ValueError: if the parameters are not the point at which gradients are taken
-            (`optax.lookahead`, `schedule_free`), so that no held mass leads from them to `x`.
+            (`optax.lookahead`, `schedule_free`), or if something that is no relaxation stands
+            behind one (`optax.scale(-learning_rate)`), so that what is held is not in the unit of
+            the parameters: no held mass then leads from them to `x`.
     """
-    _refuse_moved_views(params, opt_state)
+    _refuse_no_distance(params, *(() if worker_states is None else (worker_states,)), opt_state)
     x = jax.tree.map(add, params, held(opt_state, params))
     if worker_states is not None and any(True for _ in relaxed_states(worker_states)):
         of_workers = jax.vmap(held, in_axes=(0, None))(worker_states, params)
@@ -179,7 +181,7 @@ def elastic_gap(
         >>> print(update, ej.elastic_gap(view, state))
         [-3.  0.] 1.0
     """
-    _refuse_moved_views(params, opt_state)
+    _refuse_no_distance(params, opt_state)
     away = held(opt_state, params)
     views = jax.tree.map(wide, params)
     if axis_name is not None:  # mean(h) + (mean(v) - v): exactly zero where all views agree
@@ -195,10 +197,10 @@ def tree_total(tree: Any) -> chex.Array:
     return functools.reduce(add, jax.tree.leaves(tree), jnp.zeros((), jnp.float32))
 
 
-def _refuse_moved_views(params: optax.Params, opt_state: optax.OptState) -> None:
-    """Refuses optimizers under which the parameters are not the view."""
+def _refuse_no_distance(params: optax.Params, *opt_states: optax.OptState) -> None:
+    """Refuses optimizers of which v + h is not the global iterate."""
     nodes = jax.tree.leaves(
-        (params, opt_state), is_leaf=lambda node: type(node).__name__ in _VIEW_IS_ELSEWHERE
+        (params, opt_states), is_leaf=lambda node: type(node).__name__ in _VIEW_IS_ELSEWHERE
     )
     for name in (type(node).__name__ for node in nodes):
         if name in _VIEW_IS_ELSEWHERE:
@@ -207,3 +209,12 @@ def _refuse_moved_views(params: optax.Params, opt_state: optax.OptState) -> None
                 "are not the view and v + h is not the global iterate; measure the inner "
                 "optimizer without that wrapper"
             )
+    changed = changed_after(*opt_states)
+    if changed is not None:
+        raise ValueError(
+            f"opt_state has the {type(changed).__name__} of something that is no relaxation behind "
+            "one (optax.scale, a base optimizer, …): it changes what was held, which is then no "
+            "distance between parameters, and there is no gap to measure; put relaxations after "
+            "the base optimizer and its learning rate: chain(sgd(learning_rate), relaxations, "
+            "exchange), and leave out what does nothing (optax.identity)"
+        )

@@ -14,6 +14,7 @@ be applied) or `meter`.
 
 import contextlib
 import contextvars
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -32,21 +33,26 @@ def relaxed_states(opt_state: optax.OptState) -> Iterator[Relaxed]:
     """Yields every relaxation state inside a nested optax state, outermost first."""
 
     def walk(node: Any, wrappers: tuple[str, ...]) -> Iterator[Relaxed]:
-        methods = (getattr(node, name, None) for name in ("held", "lost"))
-        if any(callable(method) for method in methods) or hasattr(node, "role"):
+        if _relaxes(node):
             yield Relaxed(node, wrappers)
-        if isinstance(node, dict):  # in the order of a named chain; flattening would sort it
-            children = list(node.values())
-        else:
-            children = jax.tree.leaves(node, is_leaf=lambda child: child is not node)
-        if len(children) == 1 and children[0] is node:
-            return
         name = type(node).__name__
         inside = (*wrappers, name) if hasattr(node, "_fields") else wrappers
-        for child in children:
+        for child in _children(node):
             yield from walk(child, inside)
 
     yield from walk(opt_state, ())
+
+
+def _relaxes(state: Any) -> bool:
+    methods = (getattr(state, name, None) for name in ("held", "lost"))
+    return any(callable(method) for method in methods) or hasattr(state, "role")
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, dict):  # in the order of a named chain; flattening would sort it
+        return list(node.values())
+    children = jax.tree.leaves(node, is_leaf=lambda child: child is not node)
+    return [] if len(children) == 1 and children[0] is node else children
 
 
 class Passage(NamedTuple):
@@ -75,16 +81,56 @@ def relaxation(
 
     Returns:
         The transformation. While a meter traces it, it notes the leaves it took and returned.
+
+    Raises:
+        ValueError: from both functions, where it crosses other axes than those that workers stand
+            on (see `workers_on`).
     """
 
+    def checked(params):
+        check_crossing("the optimizer exchanges", axes)
+        return init(params)
+
     def recorded(updates, state, params=None, **extra_args):
+        check_crossing("the optimizer exchanges", axes)
         new_updates, new_state = update(updates, state, params, **extra_args)
         passages = _passages.get()
         if passages is not None:
             passages.append(Passage(jax.tree.leaves(updates), jax.tree.leaves(new_updates), axes))
         return new_updates, new_state
 
-    return optax.GradientTransformationExtraArgs(init, recorded)
+    return optax.GradientTransformationExtraArgs(checked, recorded)
+
+
+_workers_axes: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar(
+    "elastic_jax_workers_axes", default=None
+)
+
+
+@contextlib.contextmanager
+def workers_on(axes: tuple[str, ...]) -> Iterator[None]:
+    """Says on which axes workers stand while the body traces or runs an optimizer."""
+    token = _workers_axes.set(axes)
+    try:
+        yield
+    finally:
+        _workers_axes.reset(token)
+
+
+def check_crossing(who: str, axes: tuple[str, ...]) -> None:
+    """Refuses what crosses other axes than workers stand on, before JAX finds one unbound.
+
+    Over some of the axes only, workers would not all meet, and their views would drift apart.
+    """
+    mine = _workers_axes.get()
+    if mine is None or not axes or set(axes) == set(mine):
+        return
+    theirs, ours = (names[0] if len(names) == 1 else names or None for names in (axes, mine))
+    raise ValueError(
+        f"{who} over axis_name={theirs!r} but the worker step has axis_name={ours!r}, on which "
+        "simulate and distribute run it: workers would not all meet; pass "
+        f"axis_name={theirs!r} to worker_step" + (f", or {ours!r} there" if ours else "")
+    )
 
 
 @contextlib.contextmanager
@@ -125,6 +171,62 @@ def proposals(passages: list[Passage], updates: optax.Updates) -> optax.Updates 
     if pending:
         return None
     return jax.tree.map(lambda leaf: origin.get(id(leaf), leaf), updates)
+
+
+class PassThrough(optax.EmptyState):
+    """State of a relaxation whose settings make it the identity."""
+
+
+def pass_through() -> optax.GradientTransformationExtraArgs:
+    """Returns `optax.identity()` with a state of its own.
+
+    The state of `optax.identity()` is that of `optax.scale`, too; `changed_after` tells this one.
+    """
+    return optax.GradientTransformationExtraArgs(
+        lambda params: PassThrough(), lambda updates, state, params=None, **extra: (updates, state)
+    )
+
+
+# They look at the updates and let them be.
+_LOOKS_ON = ("PassThrough", "MonitorState", "SnapshotState")
+
+
+def changed_after(*opt_states: optax.OptState) -> Any:
+    """Finds what is no relaxation but stands behind one, so that it changes what was held.
+
+    Args:
+        opt_states: of a chain; and of those that its updates go through next.
+
+    Returns:
+        The state of the first such transformation; None if there is none. Which leaves a mask lets
+        through is not known from a state: behind relaxations that are masked, each by a mask of its
+        own, what is masked passes.
+    """
+    masks = []  # of the relaxations so far
+    for state, mask in itertools.chain.from_iterable(map(_parts, opt_states)):
+        if _relaxes(state):
+            masks.append(mask)
+        elif type(state).__name__ not in _LOOKS_ON and any(
+            before is None or mask is None or before is mask for before in masks
+        ):
+            return state
+    return None
+
+
+def _parts(node: Any, mask: Any = None) -> Iterator[tuple[Any, Any]]:
+    """Yields the state of every transformation in its turn, and the mask around it."""
+    if getattr(node, "role", "") == "meter":
+        yield from _parts(node.inner, mask)
+        return
+    children = [] if _relaxes(node) else _children(node)
+    if type(node) is not tuple and not isinstance(node, dict):  # a wrapper, or nothing but arrays
+        children = [child for child in children if any(True for _ in relaxed_states(child))]
+    if mask is None and type(node).__name__ == "MaskedState":
+        mask = node
+    if not children:
+        yield node, mask
+    for child in children:
+        yield from _parts(child, mask)
 
 
 def check_order(opt_state: optax.OptState, workers: int = 1) -> None:

@@ -24,6 +24,8 @@ from elastic_jax.traces import previous_tick
 GRACE = 10.0  # seconds that a worker has to finish its last update, after which it is killed
 WATCH = 0.1  # seconds between two looks at the workers
 NOBODY = "no worker left"
+# What XLA and BLAS read when a process imports them.
+THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Progress(NamedTuple):
@@ -41,7 +43,7 @@ class Run:
     def __init__(
         self, memory: Memory, payload: bytes, threads: int, start: str, jobs: list[tuple[Any, ...]]
     ):
-        """Starts `racer.main(job, …, worker, …, *more)` for each (job, worker, more)."""
+        """Starts a process for each (job, worker, more): `job(task, memory, worker, *more)`."""
         self.memory, self.start = memory, memory.params[0].copy()
         self.processes: list[Any] = []
         self.died = np.full(len(jobs), np.nan)  # seconds, when that was seen
@@ -97,7 +99,7 @@ class Run:
                 if not memory.go[0] and all(memory.ready[i] for i in alive):
                     memory.origin[0] = now
                     memory.go[0] = 1
-                passed = now - memory.origin[0] if memory.go[0] else 0.0
+                passed = now - float(memory.origin[0]) if memory.go[0] else 0.0
                 gone = [i for i in everyone if i not in alive and np.isnan(self.died[i])]
                 self.died[gone] = passed
                 if begun(memory) >= memory.layout.updates:
@@ -107,13 +109,13 @@ class Run:
                 if end:
                     memory.go[1] = 1
                     deadline = min(deadline, now + GRACE)
-                if watch is not None:
-                    pids = tuple(self.processes[i].pid if i in alive else None for i in everyone)
-                    watch(Progress(applied(memory), passed, pids, int(memory.refused.sum())))
                 if now > deadline:
                     self.dismissed.update(alive)
                     for i in alive:
                         self.processes[i].kill()
+                if watch is not None:
+                    pids = tuple(self.processes[i].pid if i in alive else None for i in everyone)
+                    watch(Progress(applied(memory), passed, pids, int(memory.refused.sum())))
                 multiprocessing.connection.wait([self.processes[i].sentinel for i in alive], WATCH)
             except KeyboardInterrupt:
                 if end == "interrupted":  # pressed again
@@ -160,7 +162,7 @@ class Run:
             threads=threads,
             seconds=float(np.max(self.died)),
             end=end,
-            about=json.dumps(_about()),
+            about=json.dumps(about()),
         )
 
 
@@ -180,8 +182,8 @@ def _detach(handle: Any) -> int:
 
 @contextlib.contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """Sets what XLA and BLAS read when a process imports them."""
-    new = {name: str(threads) for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    """Sets the number of threads for processes that start."""
+    new = {name: str(threads) for name in THREADS}
     old = {name: os.environ.get(name) for name in new}
     os.environ.update(new)
     try:
@@ -204,7 +206,7 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _about() -> dict[str, str]:
+def about() -> dict[str, str]:
     """What the bits of a computation depend on."""
     versions = {"jax": jax.__version__, "numpy": np.__version__}
     machine = {"machine": platform.machine(), "system": platform.system()}

@@ -1,4 +1,4 @@
-"""What happens inside a worker's process: its compiled program, its race, or a replay of all."""
+"""What happens inside a worker's process: its compiled program, and its race."""
 
 import multiprocessing
 import os
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elastic_jax.mass import held
+from elastic_jax.mass import held, lost
 from elastic_jax.order import proposals, record_passages, relaxed_states
 from elastic_jax.precision import squared_norm, wide_dtype
-from elastic_jax.recording import COMPUTE, READ, Recording, Task
+from elastic_jax.recording import Task
 from elastic_jax.shared import NOTE, Blocks, Layout, LockFree, Memory, Update
 from elastic_jax.workers import fold_in_worker
 
@@ -32,7 +32,8 @@ class Functions(NamedTuple):
     init: Callable[[int], optax.OptState]  # of a worker
     step: Callable[..., Any]  # (view, state, batch) -> message, state, numbers [3], moved
     server_init: Callable[[], optax.OptState]
-    serve: Callable[..., Any]  # (message, params, state) -> update, state, moved
+    serve: Callable[..., Any]  # (message, params, state, late) -> update, state, moved, moment
+    mass: Callable[[optax.OptState], Any]  # of any of them -> held, lost
 
 
 class Program(NamedTuple):
@@ -40,7 +41,9 @@ class Program(NamedTuple):
 
     init: Callable[[int], optax.OptState]
     step: Callable[..., Any]
-    serve: Callable[..., Any] | None  # (message, params, state) -> update, norm, state, moved
+    serve: Callable[..., Any] | None  # (Update, params, bytes, late) -> what it makes of it, bytes
+    unpack: Callable[[np.ndarray], optax.OptState]  # of the server's bytes
+    mass: Callable[[optax.OptState], Any]
 
 
 def functions(task: Task, start: np.ndarray, gap: bool) -> Functions:
@@ -55,6 +58,8 @@ def functions(task: Task, start: np.ndarray, gap: bool) -> Functions:
     optimizer = optax.with_extra_args_support(task.optimizer)
     server = optax.with_extra_args_support(task.server or optax.identity())
     dtype, sums = start.dtype, wide_dtype(start.dtype)
+    params = unravel(jnp.array(start))
+    holds = any(True for _ in relaxed_states(jax.eval_shape(task.optimizer.init, params)))
 
     def flat(tree, dtype):
         return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])
@@ -82,24 +87,28 @@ def functions(task: Task, start: np.ndarray, gap: bool) -> Functions:
         new = jax.tree.map(lambda now, before: jnp.where(fine, now, before), new, state)
         return message, new, jnp.where(fine, numbers, jnp.nan), more
 
-    def serve(message, params, state):
+    def serve(message, params, state, late):
         params, message = unravel(params), unravel(message)
         with record_passages() as passages:
-            updates, new = server.update(message, state, params)
+            updates, new = server.update(message, state, params, staleness=late)
         arrived = proposals(passages, updates)
-        if arrived is None or any(
+        changed = arrived is None or any(
             a is not b
             for a, b in zip(jax.tree.leaves(arrived), jax.tree.leaves(message), strict=True)
-        ):
-            _refuse_gap(gap, "server has a base optimizer")
-        return flat(updates, dtype), new, moved(new, state, params)
+        )
+        after = arrived is None or holds
+        _refuse_gap(gap and changed and after, "server changes updates after a relaxation")
+        moment = jnp.zeros(0, jnp.float32)  # what arrives is what was proposed
+        if changed and arrived is not None:  # a base optimizer: what it proposes moves x
+            moment = squared_norm(flat(arrived, sums)).astype(jnp.float32)[None]
+        return flat(updates, dtype), new, moved(new, state, params), moment
 
-    params = unravel(jnp.array(start))
     return Functions(
         lambda worker: fold_in_worker(task.optimizer.init(params), worker),
         step,
         lambda: fold_in_worker(server.init(params), 0),
         serve,
+        lambda state: (flat(held(state, params), sums), flat(lost(state, params), sums)),
     )
 
 
@@ -113,25 +122,36 @@ def _refuse_gap(gap: bool, why: str) -> None:
 
 def compiled(task: Task, start: np.ndarray, gap: bool) -> Program:
     """Compiles a task, for batches like the first."""
-    init, step, server_init, serve = functions(task, start, gap)
+    init, step, server_init, serve, mass = functions(task, start, gap)
     step = jax.jit(step, donate_argnums=1).lower(start, init(0), task.batch(0, 0)).compile()
-    if task.server is None:
-        return Program(init, step, None)
     leaves, treedef = jax.tree.flatten(server_init())
     like = [np.asarray(leaf) for leaf in leaves]
-    serve = jax.jit(serve).lower(start, start, server_init()).compile()
 
-    def served(message, params, stored):
+    def unpack(stored):
         leaves, at = [], 0
         for leaf in like:
             leaves.append(stored[at : at + leaf.nbytes].copy().view(leaf.dtype).reshape(leaf.shape))
             at += leaf.nbytes
-        update, new, moved = serve(message, params.copy(), treedef.unflatten(leaves))
-        update = np.asarray(update)
-        norm = float(np.sqrt(np.square(update.astype(wide_dtype(update.dtype))).sum()))
-        return update, norm, stored_bytes(new), np.asarray(moved)
+        return treedef.unflatten(leaves)
 
-    return Program(init, step, served)
+    if task.server is None:
+        return Program(init, step, None, unpack, jax.jit(mass))
+    serve = jax.jit(serve).lower(start, start, server_init(), np.int32(0)).compile()
+
+    def served(update, params, stored, late):
+        found = serve(update.message, params.copy(), unpack(stored), np.int32(late))
+        message, more, moment = (np.asarray(found[i]) for i in (0, 2, 3))
+        norm = float(np.sqrt(np.square(message.astype(wide_dtype(message.dtype))).sum()))
+        held = update.moved, more  # of a chain that holds nothing it is empty
+        update = update._replace(
+            message=message,
+            moved=sum(held) if len(held[0]) == len(held[1]) else max(held, key=len),
+            norm=norm,
+            moment=float(moment[0]) if moment.size else update.moment,
+        )
+        return update, stored_bytes(found[1])
+
+    return Program(init, step, served, unpack, jax.jit(mass))
 
 
 def stored_bytes(tree: Any) -> np.ndarray:
@@ -140,7 +160,9 @@ def stored_bytes(tree: Any) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.uint8), *parts])
 
 
-def main(job: str, payload: bytes, fd: int, layout: Layout, settings: Any, *more: Any) -> None:
+def main(
+    job: Callable[..., None], payload: bytes, fd: int, layout: Layout, settings: Any, *more: Any
+) -> None:
     """Is the whole life of a process that was started; what goes wrong is noted for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who tells us
     worker, threads, x64 = settings
@@ -149,20 +171,19 @@ def main(job: str, payload: bytes, fd: int, layout: Layout, settings: Any, *more
         os.environ["NPROC"] = str(threads)  # XLA has not read it yet
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_enable_x64", x64)
-        task = pickle.loads(payload)()
-        {"race": _race, "replay": _replay}[job](task, memory, worker, *more)
+        job(pickle.loads(payload)(), memory, worker, *more)
     except BaseException:
         note = traceback.format_exc().encode()[-NOTE:]
         memory.note[worker, : len(note)] = np.frombuffer(note, np.uint8)
         sys.exit(1)
 
 
-def _race(task: Task, memory: Memory, worker: int, gap_every: int) -> None:
+def race(task: Task, memory: Memory, worker: int, gap_every: int) -> None:
+    """Reads, computes and writes, until there is no need of it any more."""
     layout = memory.layout
     program = compiled(task, memory.params[0].copy(), layout.gap)
     free = layout.mode == "lock-free"
     side = LockFree(memory, worker) if free else Blocks(memory, worker, program.serve)
-    state, step, applied, refused = program.init(worker), 0, 0, 0
     parent = multiprocessing.parent_process()
     orphaned = select.poll()
     if parent is not None:
@@ -171,131 +192,58 @@ def _race(task: Task, memory: Memory, worker: int, gap_every: int) -> None:
     while not memory.go.any():
         if orphaned.poll(1):
             return
-    while not memory.go[1] and not orphaned.poll(0) and refused < REFUSALS:
+
+    def read():
+        if memory.go[1] or orphaned.poll(0):
+            return None
         side.read()
-        message, state, numbers, moved = program.step(side.view, state, task.batch(worker, step))
+        return side.view
+
+    def refuse():
+        memory.refused[worker] += 1
+
+    work(program, task.batch, worker, gap_every, read, side.apply, refuse)
+
+
+def work(
+    program: Program,
+    batch: Callable[[int, int], Any],
+    worker: int,
+    gap_every: int,
+    read: Callable[[], np.ndarray | None],
+    apply: Callable[[Update], bool],
+    refuse: Callable[[], None],
+) -> None:
+    """Is a worker: reads, computes and applies, until there is no need of it any more.
+
+    Args:
+        program: of the task.
+        batch: of the task.
+        worker: which one.
+        gap_every: how many updates apart the gap is to be measured; 0 never.
+        read: takes a view; None at the end.
+        apply: an update; False at the end.
+        refuse: counts a gradient that is not finite.
+
+    Raises:
+        ArithmeticError: after `REFUSALS` of those in a row.
+    """
+    state, step, applied, refused = program.init(worker), 0, 0, 0
+    while (view := read()) is not None:
+        message, state, numbers, moved = program.step(view, state, batch(worker, step))
         loss, norm, moment = np.asarray(numbers).tolist()
         step += 1
         if np.isnan(loss):
             refused += 1
-            memory.refused[worker] += 1
+            refuse()
+            if refused == REFUSALS:
+                raise ArithmeticError(f"{REFUSALS} gradients in a row were not finite")
             continue
         refused = 0
         measured = bool(gap_every) and applied % gap_every == 0
         update = Update(
             np.asarray(message), np.asarray(moved), step - 1, loss, norm, moment, measured
         )
-        if not side.apply(update):
+        if not apply(update):
             return
         applied += 1
-
-
-def _replay(task: Task, memory: Memory, _: int, recording: Recording) -> None:
-    """Does what the workers did, in one process, one event after the other."""
-    program = compiled(task, memory.params[0].copy(), memory.layout.gap)
-    workers = range(recording.workers)
-    sides = [Blocks(memory, worker, program.serve) for worker in workers]
-    states = [program.init(worker) for worker in workers]
-    updates: dict[int, Update] = {}
-    for kind, t, block in recording.events().tolist():
-        worker, step = int(recording.worker[t]), int(recording.step[t])
-        if kind == READ:
-            sides[worker].read_block(block)
-        elif kind == COMPUTE:
-            message, states[worker], numbers, moved = program.step(
-                sides[worker].view, states[worker], task.batch(worker, step)
-            )
-            loss, norm, moment = np.asarray(numbers).tolist()
-            parts = np.asarray(message), np.asarray(moved), step, loss, norm, moment
-            updates[worker] = Update(*parts, measured=memory.layout.gap)
-        else:
-            sides[worker].apply_block(block, updates[worker])
-
-
-def scanned(task: Task, recording: Recording, gap: bool) -> tuple[jax.Array, tuple[Any, ...]]:
-    """Replays a recording by one `lax.scan` over its events, in this process.
-
-    Args:
-        task: what to do.
-        recording: when it was done.
-        gap: whether to measure it.
-
-    Returns:
-        The parameters [n], and loss, norm, moment and gap of each update, [T].
-    """
-    init, step, server_init, serve = functions(task, recording.start, gap)
-    n, updates, p = len(recording.start), len(recording.worker), recording.workers
-    wide = wide_dtype(recording.start.dtype)
-    bounds = jnp.asarray(recording.bounds)
-    who, steps = recording.worker.tolist(), recording.step.tolist()
-    batches = [task.batch(worker, step) for worker, step in zip(who, steps, strict=True)]
-    batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-    place = jnp.arange(n)
-
-    def of(block):
-        return (bounds[block] <= place) & (place < bounds[block + 1])
-
-    def read(carry, worker, t, block):
-        view = jnp.where(of(block), carry["params"], carry["views"][worker])
-        return carry | {"views": carry["views"].at[worker].set(view)}
-
-    def compute(carry, worker, t, block):
-        state = jax.tree.map(lambda leaf: leaf[worker], carry["states"])
-        batch = jax.tree.map(lambda leaf: leaf[t], batches)
-        message, state, numbers, moved = step(carry["views"][worker], state, batch)
-        states = jax.tree.map(lambda old, new: old.at[worker].set(new), carry["states"], state)
-        moved = moved if moved.size else jnp.zeros(n, wide)
-        return carry | {
-            "states": states,
-            "messages": carry["messages"].at[worker].set(message),
-            "moved": carry["moved"].at[worker].set(moved),
-            "numbers": carry["numbers"].at[t].set(numbers),
-        }
-
-    def apply(carry, worker, t, block):
-        params, view, here = carry["params"], carry["views"][worker], of(block)
-        away = carry["held"] + (params.astype(wide) - view.astype(wide))
-        share = jnp.sum(jnp.where(here, away * away, 0)).astype(jnp.float32)
-        message, moved, numbers = (
-            carry["messages"][worker],
-            carry["moved"][worker],
-            carry["numbers"],
-        )
-        server = carry["server"]
-        if task.server is not None:
-            message, server, more = serve(message, params, server)
-            moved = moved + more if more.size else moved
-            norm = jnp.sqrt(squared_norm(message)).astype(jnp.float32)
-            numbers = numbers.at[t, 1].set(norm)
-        return carry | {
-            "params": jnp.where(here, params + message, params),
-            "held": jnp.where(here, carry["held"] + moved, carry["held"]),
-            "server": server,
-            "numbers": numbers,
-            "gap": carry["gap"].at[t].add(share if gap else jnp.nan),
-        }
-
-    @jax.jit
-    def run(carry, events):
-        def one(carry, event):
-            worker, kind, t, block = event
-            return jax.lax.switch(kind, (read, compute, apply), carry, worker, t, block), None
-
-        return jax.lax.scan(one, carry, events)[0]
-
-    states = [init(worker) for worker in range(p)]
-    carry = {
-        "params": jnp.array(recording.start),
-        "held": jnp.zeros(n, wide),
-        "views": jnp.zeros((p, n), recording.start.dtype),
-        "messages": jnp.zeros((p, n), recording.start.dtype),
-        "moved": jnp.zeros((p, n), wide),
-        "states": jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
-        "server": server_init(),
-        "numbers": jnp.zeros((updates, 3), jnp.float32),
-        "gap": jnp.zeros(updates, jnp.float32),
-    }
-    events = recording.events()
-    events = np.column_stack([recording.worker[events[:, 1]], events])
-    carry = run(carry, tuple(jnp.asarray(column) for column in events.T))
-    return carry["params"], (*carry["numbers"].T, carry["gap"])

@@ -37,7 +37,9 @@ class Task(NamedTuple):
             the view is taken: one that comes late makes the view stale.
         optimizer: each worker's chain, base → relaxation*.
         server: a chain applied to each arriving message, whose state all workers share; None
-            applies it as it is. For modes with one block.
+            applies it as it is. For modes with one block. Its update is told `staleness`, how many
+            updates the worker's view missed, as `correct.by_staleness` needs. A base optimizer may
+            stand here, in place of the workers' (`optimizer=optax.identity()`) or behind it.
     """
 
     params: optax.Params
@@ -51,7 +53,7 @@ class Constants(NamedTuple):
     """What elastic consistency says about a run, as it was measured."""
 
     B: float  # the largest sampled gap^½ / α
-    M: float  # the largest ‖u‖ / α, u a worker's proposal
+    M: float  # the largest ‖u‖ / α, u a base optimizer's proposal
     tau: int  # the most updates that a view missed, wholly or in part
 
     @property
@@ -75,7 +77,7 @@ class Recording(NamedTuple):
     time: np.ndarray  # float64 [B, T], when
     loss: np.ndarray  # float32 [T], at the view
     norm: np.ndarray  # float32 [T], ‖what was applied‖
-    moment: np.ndarray  # float32 [T], ‖u‖², u the proposal of the worker's base optimizer
+    moment: np.ndarray  # float32 [T], ‖u‖², u the base optimizer's proposal, worker's or server's
     gap: np.ndarray  # float32 [T], ‖x − view‖² just before application; NaN where not sampled
     retries: np.ndarray  # int32 [T], how often another snapshot was published first (leashed)
     window: (
@@ -90,6 +92,15 @@ class Recording(NamedTuple):
     seconds: float
     end: str  # "done", "interrupted", "out of time", or "no worker left"
     about: str  # JSON: versions and machine, on which a replay has the same bits
+
+    def __repr__(self) -> str:
+        """Says in a line what happened."""
+        late = np.arange(len(self.worker)) - self.read[:, 0]
+        gone, refused = int(np.count_nonzero(self.exits)), int(self.refused.sum())
+        parts = [self.mode, f"{self.workers} worker{'s' * (self.workers > 1)}"]
+        parts += [f"{len(late)} update{'s' * (len(late) > 1)}", f"mean delay {late.mean():.1f}"]
+        parts += [f"{gone} gone"] * bool(gone) + [f"{refused} refused"] * bool(refused)
+        return f"Recording({', '.join([*parts, self.end])})"
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -217,28 +228,35 @@ class Recording(NamedTuple):
         logs = [ticks[ticks >= 0].tolist() for ticks in self.tick]
         where = [set(log) for log in logs]
         readers = [np.bincount(self.read[:, b], minlength=updates + 1) for b in range(blocks)]
-        programs: list[list[tuple[int, int, int]]] = [[] for _ in range(self.workers)]
+        programs: list[list[list[tuple[int, int, int]]]] = [[] for _ in range(self.workers)]
         for t, worker in enumerate(self.worker.tolist()):
-            reads = [(READ, t, b) for b in range(blocks)]
-            writes = [(APPLY, t, b) for b in range(blocks) if t in where[b]]
-            programs[worker] += [*reads, (COMPUTE, t, 0), *writes]
-        at, now, found = [0] * self.workers, [0] * blocks, []
-        length = sum(map(len, programs))
-        while len(found) < length:
+            reads = [(READ, t, b) for b in range(blocks)]  # in any order
+            writes = [[(APPLY, t, b)] for b in range(blocks) if t in where[b]]
+            programs[worker] += [reads, [(COMPUTE, t, 0)], *writes]
+        now, found = [0] * blocks, []
+
+        def happens(kind: int, t: int, b: int) -> bool:
+            if kind == READ:
+                if now[b] != self.read[t, b]:
+                    return False
+                readers[b][now[b]] -= 1
+            elif kind == APPLY:
+                if logs[b][now[b]] != t or readers[b][now[b]]:
+                    return False  # an earlier update, or a reader of this version, comes first
+                now[b] += 1
+            found.append((kind, t, b))
+            return True
+
+        for program in programs:
+            program.reverse()
+        while any(programs):
             before = len(found)
-            for worker, program in enumerate(programs):
-                while at[worker] < len(program):
-                    kind, t, b = program[at[worker]]
-                    if kind == READ:
-                        if now[b] != self.read[t, b]:
-                            break
-                        readers[b][now[b]] -= 1
-                    elif kind == APPLY:
-                        if logs[b][now[b]] != t or readers[b][now[b]]:
-                            break  # an earlier update, or a reader of this version, comes first
-                        now[b] += 1
-                    found.append((kind, t, b))
-                    at[worker] += 1
+            for program in programs:
+                while program:
+                    program[-1] = [event for event in program[-1] if not happens(*event)]
+                    if program[-1]:
+                        break
+                    program.pop()
             if len(found) == before:
                 raise ValueError("the recording has no order of events: it is not that of a run")
         return np.array(found, np.int32)

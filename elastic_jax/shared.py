@@ -75,6 +75,7 @@ class Layout(NamedTuple):
             "norm": ((logs, updates), np.float32),
             "moment": ((logs, updates), np.float32),
             "window": ((logs, updates if free else 0, 4), np.float64),
+            "left": ((2, n), self.wide),  # held and lost at the end of a replay
         }
 
 
@@ -179,9 +180,9 @@ class Blocks:
             version = int(self.memory.version[block])
             if block == 0 and self._over(version):
                 return False
-            source = int(self.memory.row[block, version])
-            share, norm = self._write(block, source, 1 - source, update)
-            self._log(block, version, 1 - source, update, share, norm)
+            spare = 1 - int(self.memory.row[block, version])
+            update, share = self._write(block, version, spare, update)
+            self._log(block, version, spare, update, share)
         return True
 
     def _publish(self, update: Update) -> bool:
@@ -189,49 +190,45 @@ class Blocks:
         memory, retries = self.memory, 0
         while True:
             version = int(memory.version[0])
-            source = int(memory.row[0, version])
             mine = 1 + 2 * self.worker
-            spare = mine + (source == mine)  # of the two, the one that is not now published
+            # of the two, the one that is not now published
+            spare = mine + (int(memory.row[0, version]) == mine)
             with memory.lock(0) if not ORDERED else contextlib.nullcontext():
-                share, norm = self._write(0, source, spare, update)
+                applied, share = self._write(0, version, spare, update)
             with memory.lock(0):
                 now = int(memory.version[0])
                 if self._over(now):
                     return False
                 if now == version:
                     memory.retries[0, version] = retries
-                    self._log(0, version, spare, update, share, norm)
+                    self._log(0, version, spare, applied, share)
                     return True
             retries += 1
 
     def _over(self, version: int) -> bool:
         return version >= self.layout.updates or bool(self.memory.go[1])
 
-    def _write(self, block: int, source: int, spare: int, update: Update) -> tuple[float, float]:
-        """Fills a spare row; returns the block's share in the gap, and the norm applied."""
+    def _write(self, block: int, version: int, spare: int, update: Update) -> tuple[Update, float]:
+        """Fills a spare row; returns what was applied, and the block's share in the gap."""
         memory, layout = self.memory, self.layout
+        source = int(memory.row[block, version])
         part = slice(layout.bounds[block], layout.bounds[block + 1])
         old, share = memory.params[source, part], np.nan
         if update.measured:
             kept = memory.held[source, part] if layout.held else None
             share = gap(old, self.view[part], kept, layout.wide)
-        message, norm = update.message[part], update.norm
-        moves = [update.moved[part]]
-        if self.serve is not None:
-            message, norm, state, moved = self.serve(message, old, memory.server[source])
+        if self.serve is not None:  # there is one block
+            late = version - int(self.versions[block])
+            update, state = self.serve(update, old, memory.server[source], late)
             memory.server[spare] = state
-            moves.append(moved)
         if layout.held:
             np.copyto(memory.held[spare, part], memory.held[source, part])
-            for moved in moves:
-                if moved.size:  # of a chain that holds nothing it is empty
-                    memory.held[spare, part] += moved
-        np.add(old, message, out=memory.params[spare, part])
-        return share, norm
+            if update.moved.size:  # of a chain that holds nothing it is empty
+                memory.held[spare, part] += update.moved[part]
+        np.add(old, update.message[part], out=memory.params[spare, part])
+        return update, share
 
-    def _log(
-        self, block: int, version: int, row: int, update: Update, share: float, norm: float
-    ) -> None:
+    def _log(self, block: int, version: int, row: int, update: Update, share: float) -> None:
         """Writes the entry of the version to come, then publishes both."""
         memory = self.memory
         if block == 0:
@@ -240,7 +237,7 @@ class Blocks:
             memory.worker[0, version] = self.worker
             memory.step[0, version] = update.step
             memory.loss[0, version] = update.loss
-            memory.norm[0, version] = norm
+            memory.norm[0, version] = update.norm
             memory.moment[0, version] = update.moment
         memory.tick[block, version] = self.tick
         memory.time[block, version] = time.perf_counter() - memory.origin[0]

@@ -16,7 +16,8 @@ import optax
 
 from elastic_jax.checks import check_seed
 from elastic_jax.delays import DelayModel, constant
-from elastic_jax.order import relaxation
+from elastic_jax.exchange import varying_as
+from elastic_jax.order import pass_through, relaxation
 from elastic_jax.precision import narrow, wide, wide_dtype
 from elastic_jax.traces import Trace
 
@@ -47,7 +48,8 @@ class _Next(NamedTuple):
     """The one update in flight of a leaf that is a step late: what arrives is known beforehand.
 
     In a ring XLA could not tell the update that is read from the one that was just written, and
-    what uses the first would wait for the second: see `elastic_jax.programs`.
+    what uses the first would wait for the second: see `elastic_jax.programs`. The freedom costs
+    copies: nothing says that the old values are used before the new ones take their place.
     """
 
     slot: jax.Array  # [*shape]
@@ -88,7 +90,8 @@ def delay(
         in flight. It keeps `longest + 1` updates (one where a leaf's delay is a constant 1, none
         where it is 0); a step touches two or three of them, so that its cost does not grow with
         the delay. `delay(0)` is `optax.identity()`. `delay(1)` before or after an exchange lets it
-        run beside a gradient that is being computed.
+        run beside a gradient that is being computed; as both versions of what it holds live then,
+        XLA copies them, and where memory is what bounds a step it costs more than `delay(2)`.
 
     Raises:
         TypeError: for a delay that is no int.
@@ -115,7 +118,7 @@ def delay(
         raise ValueError(f"longest={longest} is for a delay in steps; {model.name} has its own")
     if model.draw is None:
         if not any(jax.tree.leaves(model.longest)):
-            return optax.with_extra_args_support(optax.identity())
+            return pass_through()
         return _fixed(model)
     return _drawn(model, model.draw, seed)
 
@@ -144,7 +147,7 @@ def _fixed(model: DelayModel) -> optax.GradientTransformationExtraArgs:
                     "the updates, or the parameters given to init"
                 )
             if isinstance(queue, _Next):
-                return queue.slot, _Next(u)
+                return queue.slot, _Next(varying_as(u, queue.slot))
             n = len(queue.slots)
             slots = jax.lax.dynamic_update_index_in_dim(queue.slots, u, (state.step - 1) % n, 0)
             oldest = jax.lax.dynamic_index_in_dim(slots, state.step % n, keepdims=False)

@@ -32,8 +32,9 @@ class Compressor(NamedTuple):
             `decode` is linear in the payload's floats, and the rest of it is the same on all.
         meet: `(key, state, tree, average) -> (message, mean message, state)`, for workers that
             compress together: a message that depends on what the others say, or a mean that is
-            rounded on its way. `average(arrays) -> (own, mean)`, both float32 or wider, with
-            `mean_i own_i = mean`. None: every worker sends its own C(y), and their mean is exact.
+            rounded on its way. `average(arrays) -> (own, mean)`, floats in float32 or wider, with
+            `mean_i own_i = mean`, the rest (the same on all) as it is. None: every worker sends its
+            own C(y), and their mean is exact.
     """
 
     name: str

@@ -29,8 +29,18 @@ import jax.numpy as jnp
 import optax
 
 from elastic_jax.checks import whole
-from elastic_jax.exchange import AxisName, axis_names, bits_dtype, device_axes, mean, means, varying
-from elastic_jax.precision import wide, wide_dtype
+from elastic_jax.exchange import (
+    AxisName,
+    alike,
+    axis_names,
+    bits_dtype,
+    device_axes,
+    mean,
+    means,
+    shard_axes,
+    varying,
+)
+from elastic_jax.precision import plus, wide, wide_dtype
 from elastic_jax.types import Compressor
 
 
@@ -119,14 +129,16 @@ def _met(
 
     def note(arrays):
         nonlocal said, gathered
-        for dtype in {x.dtype for x in arrays}:
-            size = sum(x.size for x in arrays if x.dtype == dtype)
+        floats = [x for x in arrays if _is_float(x)]
+        for dtype in {x.dtype for x in floats}:
+            size = sum(x.size for x in floats if x.dtype == dtype)
             if on_each > 1 or wide_dtype(dtype) == dtype:
                 said += size * wide_dtype(dtype).itemsize
             else:
                 part = -(-size // devices) * dtype.itemsize
                 said, gathered = said + devices * part, gathered + part
-        return [wide(x) for x in arrays], [wide(x) for x in arrays]
+        averaged = [wide(x) if _is_float(x) else x for x in arrays]
+        return averaged, averaged
 
     jax.eval_shape(lambda *args: meet(*args, note), key, state, tree)
     way = _ring("scatter" if gathered else "reduce", said, devices)
@@ -135,8 +147,12 @@ def _met(
 
 def _wide_bytes(tree: Any) -> int:
     """Bytes of the floats in a tree, in the dtypes in which they are averaged."""
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    floats = filter(_is_float, jax.tree.leaves(tree))
     return sum(math.prod(x.shape) * wide_dtype(x.dtype).itemsize for x in floats)
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 # ---- messages ----
@@ -212,7 +228,7 @@ def _wide_tree(tree: Any) -> Any:
 def _reduced(payload: Any, names: tuple[str, ...]) -> Any:
     """Averages the floats of a payload; the rest of it is the same on every worker."""
     return jax.tree.map(
-        lambda x: mean(wide(x), names) if jnp.issubdtype(x.dtype, jnp.floating) else x, payload
+        lambda x: mean(wide(x), names) if _is_float(x) else alike(x, names), payload
     )
 
 
@@ -220,7 +236,7 @@ def _mean_of_gathered(
     compressor: Compressor, payload: Any, tree: Any, names: tuple[str, ...]
 ) -> Any:
     """Gathers all payloads, decodes each and averages, in the order of the workers."""
-    buffers = _pack(payload)
+    buffers, unpack = _pack(payload, names)
     wires = device_axes(names)
     for name in names:  # the innermost first: those of simulated workers never touch the wire
         if name in wires:
@@ -231,40 +247,45 @@ def _mean_of_gathered(
     buffers = [x.reshape(workers, x.shape[-1]) for x in buffers]
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
-    def add_next(total, packed):
-        message = compressor.decode(_unpack(packed, payload), like)
-        return jax.tree.map(lambda t, m: t + wide(m), total, message), None
+    def message(packed):
+        return _wide_tree(compressor.decode(unpack(packed), like))
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide_dtype(x.dtype)), like)
-    total, _ = jax.lax.scan(add_next, zeros, buffers, length=workers)
+    def add_next(total, packed):
+        return plus(total, message(packed)), None
+
+    # from the first message, not from zeros: JAX knows of it along which axes it varies
+    first, others = [x[0] for x in buffers], [x[1:] for x in buffers]
+    total, _ = jax.lax.scan(add_next, message(first), others, length=workers - 1)
     return jax.tree.map(lambda t: t / workers, total)
 
 
 # ---- payloads as few flat arrays ----
 
 
-def _pack(payload: Any) -> list[jax.Array]:
-    """Makes one flat array of all numbers of a width: a collective each, in place of many."""
-    widths: dict[Any, list[jax.Array]] = {}
-    for x in jax.tree.leaves(payload):
+def _pack(payload: Any, names: tuple[str, ...]) -> tuple[list[jax.Array], Callable[..., Any]]:
+    """Makes one flat array of all numbers of a width: a collective each, in place of many.
+
+    Returns:
+        The arrays, and a function from such arrays to a payload like this one.
+    """
+    leaves, treedef = jax.tree.flatten(payload)
+    groups: dict[Any, list[jax.Array]] = {}
+    places = []
+    for x in leaves:
         bits = x.astype(jnp.uint8) if x.dtype == bool else x
         bits = jax.lax.bitcast_convert_type(bits, bits_dtype(x))
-        widths.setdefault(bits_dtype(x), []).append(jnp.ravel(bits))
-    return [jnp.concatenate(parts) for parts in widths.values()]
+        kind = bits.dtype, shard_axes(x, names)
+        group = groups.setdefault(kind, [])
+        places.append((kind, sum(part.size for part in group), x.shape, x.dtype))
+        group.append(jnp.ravel(bits))
 
+    def unpack(buffers):
+        of, out = dict(zip(groups, buffers, strict=True)), []
+        for kind, start, shape, dtype in places:
+            bits = of[kind][start : start + math.prod(shape)].reshape(shape)
+            is_bool = jnp.issubdtype(dtype, jnp.bool_)
+            cast = jnp.astype if is_bool else jax.lax.bitcast_convert_type
+            out.append(cast(bits, dtype))
+        return treedef.unflatten(out)
 
-def _unpack(buffers: list[jax.Array], like: Any) -> Any:
-    """Undoes `_pack`, for a payload shaped like another."""
-    leaves, treedef = jax.tree.flatten(like)
-    order = list(dict.fromkeys(bits_dtype(x) for x in leaves))
-    used = dict.fromkeys(order, 0)
-    out = []
-    for x in leaves:
-        width = bits_dtype(x)
-        start, size = used[width], math.prod(x.shape)
-        bits = buffers[order.index(width)][start : start + size].reshape(x.shape)
-        used[width] = start + size
-        out.append(
-            bits.astype(bool) if x.dtype == bool else jax.lax.bitcast_convert_type(bits, x.dtype)
-        )
-    return treedef.unflatten(out)
+    return [jnp.concatenate(parts) for parts in groups.values()], unpack

@@ -1,5 +1,6 @@
 """One worker's step, and p of them side by side."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import optax
 
 from elastic_jax.checks import whole
 from elastic_jax.exchange import AxisName, axis_names, varying, worker_index
-from elastic_jax.order import Passage, check_order, record_passages
+from elastic_jax.order import check_order, workers_on
 
 
 class WorkerState(NamedTuple):
@@ -53,40 +54,27 @@ def worker_step(
         The step. Alone it is ordinary training; `simulate` runs p of them.
 
     Raises:
-        ValueError: from `init`, where the chain's order would lose mass or let views drift apart;
-            from `step`, where its exchange goes over other axes than `axis_name`.
+        ValueError: for what is no axis name; from `init`, where the chain's order would lose mass
+            or let views drift apart, or where it crosses other axes than `axis_name`.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    names = () if axis_name is None else axis_names(axis_name)
 
     def init(params):
-        opt_state = optimizer.init(params)
-        workers = 1
-        for name in axis_names(axis_name) if axis_name is not None else ():
-            workers *= jax.lax.axis_size(name)
+        with workers_on(names):
+            opt_state = optimizer.init(params)
+        workers = math.prod(jax.lax.axis_size(name) for name in names)
         check_order(opt_state, workers)
         worker = 0 if axis_name is None else worker_index(axis_name)
         return WorkerState(params, fold_in_worker(opt_state, worker))
 
     def step(state, batch):
         out, grads = gradient(_local(state.params, axis_name), batch)
-        with record_passages() as passages:
+        with workers_on(names):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        _check_axes(passages, axis_name)
         return WorkerState(optax.apply_updates(state.params, updates), opt_state), out
 
     return WorkerStep(init, step, axis_name)
-
-
-def _check_axes(passages: list[Passage], axis_name: AxisName | None) -> None:
-    """Refuses an exchange between some of the workers only: the others' views would drift apart."""
-    mine = () if axis_name is None else axis_names(axis_name)
-    for passage in passages:
-        if passage.axes and set(passage.axes) != set(mine):
-            raise ValueError(
-                f"the optimizer exchanges over the axes {passage.axes} but "
-                f"axis_name={axis_name!r}: workers would not all meet; pass axis_name="
-                f"{passage.axes!r} to worker_step, or {axis_name!r} to the exchange"
-            )
 
 
 def _local(params: optax.Params, axis_name: AxisName | None) -> optax.Params:

@@ -61,7 +61,7 @@ class Checkpoints:
             step: of the checkpoint.
             like: `jax.ShapeDtypeStruct`s of the states wanted, stacked [p′, ...].
             workers: p, as they were saved.
-            sharding: of the states.
+            sharding: of the states, one for all or a tree of them.
 
         Returns:
             The states on their devices: those saved, bit by bit, where p′ = p; else see `resize`.
@@ -69,16 +69,22 @@ class Checkpoints:
         Raises:
             ValueError: if they are of another shape, or cannot be moved.
         """
+
+        def on_devices(function, tree):
+            return jax.tree.map(
+                lambda one, part: jax.tree.map(lambda x: function(x, one), part), sharding, tree
+            )
+
         wanted = jax.tree.leaves(like)[0].shape[0]
         if wanted == workers:
-            target = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+            return self._read(
+                step,
+                on_devices(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like),
             )
-            return self._read(step, target)
         # each host reads all of them, into its main memory
         target = jax.tree.map(lambda x: np.zeros((workers, *x.shape[1:]), x.dtype), like)
         moved = resize(self._read(step, target), wanted)
-        return jax.tree.map(lambda x: place(x, sharding), moved)
+        return on_devices(place, moved)
 
     def _read(self, step: int, target: WorkerState) -> WorkerState:
         args = ocp.args.Composite(states=ocp.args.StandardRestore(_named(target)))

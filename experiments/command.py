@@ -31,6 +31,7 @@ class Experiment(NamedTuple):
             figures, and whether the rows refute what the command claims; rows are in the order of
             the grid.
         parts: config -> how many steps a row counts for.
+        failed: whether a row is of something that went wrong: then --resume does it again.
     """
 
     module: str
@@ -42,6 +43,7 @@ class Experiment(NamedTuple):
     do: Callable[[Any, Sequence[Any], Callable[[], None]], Iterable[tuple[Any, Any]]]
     conclude: Callable[[Any, Mapping[Any, Any], dict[str, Any], list[str]], tuple[list[str], bool]]
     parts: Callable[[Any], int] | None = None
+    failed: Callable[[Any], bool] = lambda row: False
 
 
 def refuse(config: Any, name: str, remedy: str) -> NoReturn:
@@ -109,7 +111,8 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     settings = dataclasses.replace(config, **{**free, "out": ""})  # as JSON has it
     keys = {item: runs.key_of(item, settings) for item in grid}
     journal = runs.Journal(config.out / "rows.jsonl", config.resume, experiment.kind)
-    to_do = [item for item, key in keys.items() if key not in journal.rows]
+    done = {key for key, row in journal.rows.items() if not experiment.failed(row)}
+    to_do = [item for item, key in keys.items() if key not in done]
     each = 1 if experiment.parts is None else experiment.parts(config)
     unit = "runs" if experiment.parts is None else "parts"
     progress = Progress(each * len(keys), each * (len(keys) - len(to_do)), unit=unit)

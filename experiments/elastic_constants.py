@@ -254,7 +254,8 @@ def conclude(
     columns = [field.name for field in dataclasses.fields(Row)]
     runs.write_tables(config.out, shown, {**about, "verdict": said}, columns)
     if shown:
-        save(config.out, {"elastic_constants.png": draw(shown)})
+        held = runs.evidence(shown, columns, about)
+        save(config.out, {"elastic_constants.png": draw(shown)}, {"elastic_constants.png": held})
     for name, text in (("verdict.txt", "\n".join(said)), ("table.md", table(shown))):
         with runs.replacing(config.out / name) as part:
             part.write_text(text + "\n")

@@ -54,7 +54,7 @@ class Config:
     quick: bool = False
     """A rehearsal in seconds to minutes, on a CPU too: a few of the tests, a tiny network."""
     resume: bool = False
-    """Go on with the parts that the folder lacks."""
+    """Go on with the parts that the folder lacks, or that failed."""
 
 
 QUICK = Config(out=Path("results/gpu_quick"), data="digits", model="cnn", quick=True)
@@ -216,7 +216,10 @@ def _conclude(
     return lines, not all(row.passed for row in rows)
 
 
-EXPERIMENT = Experiment(MODULE, Config(), QUICK, ("parts", "data_dir"), Row, grid, _do, _conclude)
+EXPERIMENT = Experiment(
+    *(MODULE, Config(), QUICK, ("parts", "data_dir"), Row, grid, _do, _conclude),
+    failed=lambda row: not row.passed,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

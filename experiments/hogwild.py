@@ -215,7 +215,9 @@ def _conclude(
     columns = [f.name for f in dataclasses.fields(Row) if not str(f.type).startswith("tuple")]
     runs.write_tables(config.out, found, about, columns)
     if races_of(found):
-        save(config.out, {"hogwild.png": draw(found), "curves.png": curves(found)})
+        held = runs.evidence(found, [f.name for f in dataclasses.fields(Row)], about)
+        drawn = {"hogwild.png": draw(found), "curves.png": curves(found)}
+        save(config.out, drawn, {"hogwild.png": held})
     with runs.replacing(config.out / "verdict.txt") as part:
         part.write_text("\n".join(said) + "\n")
     return said, bool(above(found))

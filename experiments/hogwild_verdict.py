@@ -224,7 +224,10 @@ def _speeds(rows: Sequence[Row]) -> list[str]:
         f"{mode} " + ", ".join(f"{np.median(v):.0f} (p = {p})" for p, v in by_workers.items())
         for mode, by_workers in speeds(rows).items()
     ]
-    head = f"Updates a second, dense, medians, at a load of {load(rows):.1f} on the machine"
+    head = (
+        f"Updates a second, dense, medians, at a load of {load(rows):.1f} on the machine, which "
+        "races themselves make"
+    )
     return [f"{head}: {'; '.join(said)}."] if said else []
 
 

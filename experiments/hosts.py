@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 LOST = 3  # exit status: another process was lost
+MEET = 300  # seconds that a process waits for the others to start; then JAX aborts it
 GRACE = 20.0  # seconds that processes get to end by themselves once one of them has ended badly
 _PARENT = "EXPERIMENTS_TRAIN_PARENT"
 
@@ -36,12 +37,13 @@ def connect(
     if coordinator is None and not cluster:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # only CPUs look at it
-    if cluster:
-        jax.distributed.initialize(heartbeat_timeout_seconds=60)
-    else:
-        jax.distributed.initialize(
-            coordinator, process_count, process_id, heartbeat_timeout_seconds=60
-        )
+    jax.distributed.initialize(
+        coordinator,
+        process_count,
+        process_id,
+        initialization_timeout=MEET,
+        heartbeat_timeout_seconds=60,
+    )
 
 
 def _watch_parent() -> None:

@@ -78,8 +78,8 @@ class Cell(NamedTuple):
     accuracy: float  # test accuracy less that of full waiting, mean
     worse: bool  # its whole interval is below 0
     drift: float  # B̂ rms, mean over the seeds
-    drift_max: float  # the largest
-    bound: float  # mean
+    drift_max: float  # the largest, of the seed at which it comes nearest to its B
+    bound: float  # B at that seed
 
 
 def first_time(clock: Sequence[float], curve: Sequence[float], target: float) -> float | None:
@@ -127,10 +127,8 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
             if a.test_accuracy is not None and b.test_accuracy is not None
         ]
         change, width = interval(kept)
-        drifts, largest, bounds = (
-            [getattr(a, name) or math.nan for a, _ in pairs]
-            for name in ("drift_rms", "drift_max", "bound")
-        )
+        drifts = [a.drift_rms or math.nan for a, _ in pairs]
+        nearest = max((a for a, _ in pairs), key=lambda row: row.drift_to_bound or 0.0)
         found.append(
             Cell(
                 rule,
@@ -144,8 +142,8 @@ def cells(rows: Sequence[Row]) -> list[Cell]:
                 change,
                 change + width < 0,
                 float(np.mean(drifts)),
-                max(largest),
-                float(np.mean(bounds)),
+                nearest.drift_max or math.nan,
+                nearest.bound or math.nan,
             )
         )
     return found
@@ -192,7 +190,8 @@ def _best(here: Sequence[Cell]) -> str:
         f"{len(good)} {tested} save time for certain, with no certain loss of accuracy; most is "
         f"saved at {symbol} = {best.value:g}{edge}: {best.saved:.1%} ({best.low:.1%} to "
         f"{best.high:.1%}) of the time to the target loss, with test accuracy "
-        f"{best.accuracy:+.2%}, B̂ = {best.drift:.2g} (root mean square) and B = {best.bound:.2g}"
+        f"{best.accuracy:+.2%}, B̂ = {best.drift:.2g} (root mean square; where it is "
+        f"nearest to its bound {best.drift_max:.2g}, and B = {best.bound:.2g})"
     )
 
 
@@ -227,7 +226,7 @@ def draw(rows: Sequence[Row]) -> Any:
             above.text(0.98, 0, "full waiting", transform=above.get_yaxis_transform(), **text)
             above.set_title(NAMES[rule])
             below.set_yscale("log")
-            styles: Any = ((":", "B, derived"), ("o-", "B̂, the largest measured"))
+            styles: Any = ((":", "B, derived"), ("o-", "B̂, at the seed where it is nearest to B"))
             for style, text in styles:
                 below.plot([], [], style, color="black", ms=3.5, linewidth=1.2, label=text)
             below.legend(frameon=False, fontsize=7.5)

@@ -10,6 +10,7 @@ states and held mass, and result.json. Stopped or killed at any moment, the same
 """
 
 import contextlib
+import functools
 import json
 import shlex
 import sys
@@ -29,7 +30,7 @@ from experiments import data, hosts, models
 from experiments.checkpoints import Checkpoints, Metrics, lock, place
 from experiments.progress import Progress
 from experiments.runs import replacing, versions
-from experiments.train_config import AXIS, Config, chain, check, plain
+from experiments.train_config import AXIS, SHARD, Config, chain, check, plain
 
 MODULE = "experiments.train"
 
@@ -45,29 +46,46 @@ class Program(NamedTuple):
     measure: Callable[..., Any]  # states, losses -> {name: scalar}
     accuracy: Callable[[Any], Any]  # states -> scalar
     like: WorkerState  # shapes of the states
-    stacked: Any  # sharding of stacks [p, ...]
+    places: WorkerState  # shardings of the states
+    batches: Any  # sharding of batches [p, b, ...]
+    each: Any  # sharding of what each device has a part of
 
 
 def build(config: Config, dataset: data.Dataset) -> Program:
     """Builds the program for the devices that there are.
 
     Raises:
-        ValueError: if they do not divide the number of workers.
+        ValueError: if they do not divide the number of workers, or shards do not divide them.
     """
-    devices = jax.device_count()
-    if config.workers % devices:
+    groups, rest = divmod(jax.device_count(), config.shard)
+    if rest:
         raise ValueError(
-            f"--workers {config.workers}: cannot be divided among {devices} devices; give a "
-            f"multiple of {devices}"
+            f"--shard {config.shard}: does not divide {jax.device_count()} devices; give a divisor"
         )
-    mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,))
-    stacked, alike = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-    axis = AXIS if config.workers == devices else ("simulated", AXIS)
+    if config.workers % groups:
+        raise ValueError(
+            f"--workers {config.workers}: cannot be divided among {groups} devices; give a "
+            f"multiple of {groups}"
+        )
+    sizes, names = (groups, config.shard), (AXIS, SHARD)
+    if config.shard == 1:
+        sizes, names = sizes[:1], names[:1]
+    mesh = jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(sizes))
+    on_mesh = functools.partial(NamedSharding, mesh)
+    batches, each, alike = (on_mesh(PartitionSpec(*a)) for a in (names, (names,), ()))
+    axis = AXIS if config.workers == groups else ("simulated", AXIS)
     model = models.make(config.model, dataset)
     loss = models.loss_fn(model)
     step = ej.worker_step(lambda params, batch: loss(params, *batch), chain(config, axis), axis)
-    run = ej.distribute(step, mesh, workers=config.workers)
     params = model.init(jax.random.key(config.seed))
+    specs = spread(params, config.shard)
+    run = ej.distribute(
+        step, mesh, workers=config.workers, specs=specs if config.shard > 1 else None
+    )
+    like = jax.eval_shape(run.init, params)
+    of_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tuple(like))
+    places = WorkerState(*ej.shards.state_specs(of_one, params, specs))
+    places = jax.tree.map(lambda spec: on_mesh(PartitionSpec(AXIS, *spec)), places)
 
     def advance(states, batch, stops):
         states, losses = run.step(states, batch)
@@ -93,10 +111,10 @@ def build(config: Config, dataset: data.Dataset) -> Program:
 
     # the test images are divided among the devices, and padded with a class that there is not
     count = len(dataset.test_labels)
-    short = -count % devices
+    short = -count % jax.device_count()
     images = np.pad(dataset.test_images, ((0, short), (0, 0), (0, 0), (0, 0)))
     labels = np.pad(dataset.test_labels, (0, short), constant_values=-1)
-    images, labels = place(images, stacked), place(labels, stacked)
+    images, labels = place(images, each), place(labels, each)
 
     def accuracy(states, images, labels):
         view = jax.tree.map(lambda v: v.mean(0), states.params)
@@ -109,9 +127,26 @@ def build(config: Config, dataset: data.Dataset) -> Program:
         jax.jit(advance, donate_argnums=0),
         jax.jit(measure),
         lambda states: score(states, images, labels),
-        jax.eval_shape(run.init, params),
-        stacked,
+        like,
+        places,
+        batches,
+        each,
     )
+
+
+def spread(params: Any, devices: int) -> Any:
+    """Spreads each array over devices, along the longest dimension that they divide, if any.
+
+    Returns:
+        A tree of `PartitionSpec`s shaped like the parameters.
+    """
+
+    def place_of(x):
+        fits = [i for i, n in enumerate(x.shape) if devices > 1 and n and n % devices == 0]
+        along = max(fits, key=lambda i: x.shape[i], default=None)
+        return PartitionSpec(*(SHARD if i == along else None for i in range(x.ndim)))
+
+    return jax.tree.map(place_of, params)
 
 
 def batch_of(config: Config, dataset: data.Dataset, step: int, sharding: Any) -> Any:
@@ -128,7 +163,7 @@ def batch_of(config: Config, dataset: data.Dataset, step: int, sharding: Any) ->
 
     def stack(array: np.ndarray) -> jax.Array:
         def part(index):
-            return np.stack([array[rows(worker)] for worker in range(p)[index[0]]])
+            return np.stack([array[rows(worker)[index[1]]] for worker in range(p)[index[0]]])
 
         return jax.make_array_from_callback((p, config.batch, *array.shape[1:]), sharding, part)
 
@@ -156,7 +191,7 @@ def train(config: Config, dataset: data.Dataset, command: str) -> int:
     done = checkpoints.latest() or 0
     if done:
         workers = checkpoints.about(done)["workers"]
-        states = checkpoints.restore(done, program.like, workers, program.stacked)
+        states = checkpoints.restore(done, program.like, workers, program.places)
         if first:
             moved = f", moved from {workers} to {config.workers} workers"
             print(f"resumed after step {done}{moved * (workers != config.workers)}", flush=True)
@@ -172,10 +207,10 @@ def train(config: Config, dataset: data.Dataset, command: str) -> int:
     stop: Any = 0
     try:
         while done < config.steps and not asked:
-            flags = np.full(config.workers, signals.number, np.int32)
-            batch = batch_of(config, dataset, done, program.stacked)
+            flags = np.full(jax.device_count(), signals.number, np.int32)
+            batch = batch_of(config, dataset, done, program.batches)
             former = stop
-            states, losses, stop = program.advance(states, batch, place(flags, program.stacked))
+            states, losses, stop = program.advance(states, batch, place(flags, program.each))
             # All processes read the same flag; elsewhere than on CPUs that of the step before, so
             # that the next one is made ready while this one runs.
             asked = int(former if ahead else stop)

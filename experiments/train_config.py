@@ -13,7 +13,7 @@ import elastic_jax as ej
 from elastic_jax.types import Compressor
 from experiments import data, models
 
-AXIS = "workers"
+AXIS, SHARD = "workers", "shard"
 COMPRESSORS: dict[str, tuple[Callable[..., Compressor], float | int | None]] = {
     "none": (ej.identity, None),  # and the default amount
     "top_k": (ej.top_k, 0.01),
@@ -45,7 +45,9 @@ class Config:
     model: Literal["cnn", "resnet20"] = "cnn"
     """Network."""
     workers: int = 8
-    """Workers p; a multiple of the number of all devices, which simulate several each."""
+    """Workers p; a multiple of the number of all devices (over shard), which simulate several."""
+    shard: int = 1
+    """Devices among which each worker's parameters, states and batch are spread (FSDP)."""
     devices: int | None = None
     """Virtual CPU devices of each process; none takes the devices that are there."""
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
@@ -97,8 +99,8 @@ class Config:
 
 
 # What may be different when a run is resumed.
-FREE = ("out", "data_dir", "workers", "devices", "steps", "checkpoint_every", "resume", "processes")
-FREE += ("coordinator", "process_id", "process_count", "cluster")
+FREE = ("out", "data_dir", "workers", "shard", "devices", "steps", "checkpoint_every", "resume")
+FREE += ("processes", "coordinator", "process_id", "process_count", "cluster")
 
 
 def check(config: Config) -> data.Dataset:
@@ -116,12 +118,15 @@ def check(config: Config) -> data.Dataset:
     def refuse(name: str, remedy: str) -> None:
         raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: {remedy}")
 
-    for name in ("workers", "batch", "steps", "log_every", "checkpoint_every", "processes"):
+    counts = ("workers", "shard", "batch", "steps", "log_every", "checkpoint_every", "processes")
+    for name in counts:
         if getattr(config, name) < 1:
             refuse(name, "give a whole number of at least 1")
     for name in ("delay", "seed"):
         if not 0 <= getattr(config, name) < 2**31:
             refuse(name, "give a whole number from 0, below 2^31")
+    if config.batch % config.shard:
+        refuse("batch", f"give a multiple of --shard, {config.shard}")
     if config.devices is not None and config.devices < 1:
         refuse("devices", "give a whole number of at least 1, or leave it out")
     if not 0 < config.learning_rate < math.inf:

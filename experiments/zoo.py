@@ -38,7 +38,7 @@ class Facts(NamedTuple):
     independent: bool = True  # whether workers' gradients differ by independent noise only
 
     def bound(self, name: str, **values: float) -> float:
-        """Returns a proved bound of B at these facts; 0 where there is but one worker's worth."""
+        """Returns a proved bound of B at these facts."""
         chosen = theory.bounds()[name]
         L = max(self.L, 1e-9)  # bounds are for a positive one
         known = {"M": self.M, "sigma": self.sigma, "L": L, "alpha": self.alpha, "p": self.p}
@@ -108,47 +108,47 @@ def _none(facts: Facts) -> float:
     return facts.bound("synchronous")
 
 
+def _between(name: str, **values: float) -> Derived:
+    """Returns a B of what workers do not know of each other: 0 for one alone."""
+    return lambda facts: facts.bound(name, **values) if facts.p > 1 else 0.0
+
+
 def _late(steps: int) -> Derived:
     """Returns B of local steps on views that lack any parts of so many updates."""
     return lambda facts: facts.bound("local.late", H=H, tau=steps)
 
 
-def _outer(gain: float, momentum: float, fragments: int = 1, delay: int = 0) -> Derived:
-    """Returns the least B that is proved of DiLoCo with a Nesterov outer step."""
-
-    def bound(facts: Facts) -> float:
-        coast = gain * momentum**2
-        G = 1 + max(abs(gain - 1), coast if fragments > 1 else 0.0)
-        found = []
-        for name in ("diloco", "diloco.small", "diloco.small.long"):
-            try:
-                found.append(facts.bound(name, G=G, H=H, tau=delay, coast=coast, momentum=momentum))
-            except ValueError:  # each holds for some gains only
-                continue
-        return min(found)
-
-    return bound
+def _mixed(mix: Callable[[Facts], theory.Mix]) -> Derived:
+    """Returns B of a mix; 0 where its graph averages all views at every step, or one worker."""
+    return lambda facts: theory.Chain(mix(facts), workers=facts.p).constant(facts.M)
 
 
-def _said(compressor: ej.Compressor) -> Derived:
-    """Returns B of compressed gossip on a ring, with the step that its stability allows."""
+def _gossiped(facts: Facts) -> theory.Mix:
+    return theory.gossip(graphs.rho(graphs.ring(), facts.p))
 
-    def bound(facts: Facts) -> float:
+
+def _said(compressor: ej.Compressor) -> Callable[[Facts], theory.Mix]:
+    """Returns compressed gossip on a ring, with the step that its stability allows."""
+
+    def mix(facts: Facts) -> theory.Mix:
+        if facts.p == 1:
+            return theory.gossip(0.0)
         gamma = compressor.gamma(facts.params)
         step = gossip.stable_step(graphs.ring(), facts.p, gamma)
-        modes = step * np.linalg.eigvalsh(np.eye(facts.p) - graphs.ring().matrices(facts.p)[0])
-        slow = min(modes[1], modes[-1] * (1 - 1e-12))
-        return facts.bound("choco", gamma=gamma, slow=slow, fast=modes[-1])
+        _, *modes = np.linalg.eigvalsh(np.eye(facts.p) - graphs.ring().matrices(facts.p)[0])
+        return theory.choco(gamma, step * modes[0], step * modes[-1])
 
-    return bound
+    return mix
 
 
-def _tracked(graph: graphs.Graph) -> Derived:
-    def bound(facts: Facts) -> float:
-        apart = np.linalg.norm(np.eye(facts.p) - graph.matrices(facts.p)[0], 2)
-        return facts.bound("tracking", rho=graphs.rho(graph, facts.p), apart=float(apart))
+def _tracked(graph: graphs.Graph) -> Callable[[Facts], theory.Mix]:
+    def mix(facts: Facts) -> theory.Mix:
+        (matrix,) = graph.matrices(facts.p)
+        apart = float(np.linalg.norm(np.eye(facts.p) - matrix, 2))
+        symmetric = bool(np.allclose(matrix, matrix.T))
+        return theory.tracking(graphs.rho(graph, facts.p), apart, symmetric=symmetric)
 
-    return bound
+    return mix
 
 
 ALIKE = "all views are alike, so B = 0; no B says what the lost mass costs"
@@ -231,7 +231,7 @@ ZOO: Mapping[str, System] = {
     "message passing, bounded delay": System(
         "Nadiradze et al., Elastic Consistency, 2021",
         lambda alpha, seed: sgd(alpha, links.late(AXIS, ej.delays.uniform(0, DELAY), seed=seed)),
-        lambda facts: facts.bound("message_passing", tau=DELAY),
+        _between("message_passing", tau=DELAY),
     ),
     "message passing, crashes": System(
         "Nadiradze et al., Elastic Consistency, 2021",
@@ -241,7 +241,7 @@ ZOO: Mapping[str, System] = {
     "message passing, lossy links": System(
         "Nadiradze et al., Elastic Consistency, 2021",
         lambda alpha, seed: sgd(alpha, links.lossy(AXIS, DROP, seed=seed)),
-        lambda facts: facts.bound("links.independent", q=DROP),
+        _between("links.independent", q=DROP),
         mean="draws",
     ),
     "partial participation": System(
@@ -307,7 +307,7 @@ ZOO: Mapping[str, System] = {
     "local SGD": System(
         "Stich, Local SGD, 2019",
         lambda alpha, seed: sgd(alpha, local.average(AXIS, H)),
-        lambda facts: facts.bound("local.each", H=H),
+        _between("local.each", H=H),
     ),
     "federated, local asynchrony": System(
         "local steps on views that are late on their own worker",
@@ -320,31 +320,31 @@ ZOO: Mapping[str, System] = {
     "DiLoCo": System(
         "Douillard et al., DiLoCo, 2023, with SGD inside and a gain of 1",
         lambda alpha, seed: sgd(alpha, local.diloco(AXIS, H, 0.1, 0.9)),
-        _outer(1.0, 0.9),
+        _mixed(lambda facts: theory.diloco(H, 0.1, 0.9)),
         mean="workers",
     ),
     "streaming DiLoCo": System(
         "after Douillard et al., Streaming DiLoCo, 2025, likewise",
         lambda alpha, seed: sgd(alpha, local.diloco(AXIS, H, 0.1, 0.9, fragments=2, delay=1)),
-        _outer(1.0, 0.9, fragments=2, delay=1),
+        _mixed(lambda facts: theory.diloco(H, 0.1, 0.9, fragments=2, delay=1)),
         mean="workers",
     ),
     "gossip": System(
         "Lian et al., decentralized SGD, 2017",
         lambda alpha, seed: sgd(alpha, gossip.mix(AXIS, graphs.ring())),
-        lambda facts: facts.bound("gossip", rho=graphs.rho(graphs.ring(), facts.p)),
+        _mixed(_gossiped),
         mean="workers",
     ),
     "quantised gossip": System(
         "Koloskova et al., CHOCO-SGD, 2019",
         lambda alpha, seed: sgd(alpha, gossip.choco(AXIS, graphs.ring(), INT8, seed=seed)),
-        _said(INT8),
+        _mixed(_said(INT8)),
         mean="draws",
     ),
     "gradient tracking, accelerated gossip": System(
         "Lu, De Sa, DeTAG, 2021",
         lambda alpha, seed: sgd(alpha, gossip.tracking(AXIS, graphs.fast(graphs.ring(), 2))),
-        _tracked(graphs.fast(graphs.ring(), 2)),
+        _mixed(_tracked(graphs.fast(graphs.ring(), 2))),
         mean="workers",
     ),
     "partitioned gradients, shared memory": System(

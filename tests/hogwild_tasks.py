@@ -38,17 +38,41 @@ def network(params, rows):
     return jnp.mean((hidden @ params["b"] - jnp.sum(rows, axis=1)) ** 2)
 
 
-LOSSES = {"quadratic": quadratic, "logistic": logistic, "network": network}
+def linear(params, noise):
+    """Has gradients that depend on worker and step alone, not on the view."""
+    return jnp.sum(noise * params["x"])
+
+
+def linen(params, rows):
+    import flax.linen as nn  # which few tasks should wait for
+
+    hidden = jnp.tanh(nn.Dense(5, use_bias=False).apply({"params": {"kernel": params["a"]}}, rows))
+    return jnp.mean((hidden @ params["b"] - jnp.sum(rows, axis=1)) ** 2)
+
+
+LOSSES = {
+    "quadratic": quadratic,
+    "logistic": logistic,
+    "network": network,
+    "linear": linear,
+    "linen": linen,
+}
 
 
 def chain(name: str, alpha: float) -> optax.GradientTransformation:
+    """A chain of a worker."""
+    base = {
+        "sgd": optax.sgd(alpha),
+        "momentum": optax.sgd(alpha, momentum=0.5),
+        "adam": optax.adam(alpha),
+        "gradients": optax.identity(),
+        "staler": optax.chain(ej.correct.by_staleness(ej.correct.inverse()), optax.sgd(alpha)),
+    }
     held = {
         "feedback": ej.error_feedback(ej.top_k(3)),
         "delayed": optax.chain(ej.delay(2), ej.error_feedback(ej.top_k(2))),
     }
-    if name == "momentum":
-        return optax.sgd(alpha, momentum=0.5)
-    return optax.chain(optax.sgd(alpha), held[name]) if name in held else optax.sgd(alpha)
+    return optax.chain(optax.sgd(alpha), held[name]) if name in held else base[name]
 
 
 def task(
@@ -66,13 +90,13 @@ def task(
     """Makes a task.
 
     `pause` is a mean time that batches take, `poison` how often a batch has a NaN, `dies` in which
-    part of the write of its fourth step worker 1 is killed, `fails` whether it has an error there.
+    part of its fourth step worker 1 is killed or stopped, `fails` whether it has an error there.
     """
     rng = np.random.default_rng(seed)
     x = {"x": rng.normal(size=D)}
-    if model == "network":
+    if model in ("network", "linen"):
         x = {"a": rng.normal(size=(6, 5)) / 3, "b": rng.normal(size=5)}
-    shape = {"quadratic": (D,), "logistic": (8, D), "network": (8, 6)}[model]
+    shape = {"quadratic": (D,), "linear": (D,), "logistic": (8, D)}.get(model, (8, 6))
 
     def batch(worker, step):
         rng = np.random.default_rng((seed, worker, step))
@@ -92,6 +116,8 @@ def task(
         None: None,
         "feedback": ej.error_feedback(ej.top_k(4)),
         "momentum": optax.trace(0.5),
+        "adam": optax.adam(alpha),
+        "staler": ej.correct.by_staleness(ej.correct.inverse()),
     }
     return Task(
         {name: jnp.asarray(value, dtype) for name, value in x.items()},
@@ -103,18 +129,20 @@ def task(
 
 
 def die(where: str) -> None:
-    """Has this process killed in the middle of its next write."""
+    """Has this process killed, or stopped, at once or in the middle of its next write."""
 
     def now(*_):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if "stopped" in where else signal.SIGKILL)
 
     def half(live, where, values):
-        live[: D // 2] += values[: D // 2]
+        there = np.flatnonzero(values)
+        there = there[: len(there) // 2]
+        live[there if where is None else where[there]] += values[there]
         now()
 
-    if where == "computing":
+    if where in ("computing", "stopped computing"):
         now()
-    elif where == "written, not logged":
+    elif where in ("written, not logged", "stopped writing"):
         shared.Blocks._log = now
     elif where == "logged, not published":
         shared.time = types.SimpleNamespace(perf_counter=now)
@@ -125,6 +153,22 @@ def die(where: str) -> None:
         )
     elif where == "half added":
         shared.add = half
+    elif where == "one server of two":  # of a cluster: the first has said which tick it is
+        import ray
+
+        get = ray.get
+        ray.get = lambda refs: now() if isinstance(found := get(refs), tuple) else found
+
+
+def assert_accounted_for(recording, replay):
+    """Law 1: what was proposed is applied, held, or lost; for `linear` and SGD, which know u."""
+    batch, updates = task("linear").batch, len(recording.worker)
+    steps = zip(recording.worker.tolist(), recording.step.tolist(), strict=True)
+    proposed = -ALPHA * np.sum([batch(*step) for step in steps], axis=0, dtype=np.float64)
+    found = sum(np.asarray(tree["x"], np.float64) for tree in replay[-2:]) + replay.params["x"]
+    size = max(np.abs(recording.start).max(), np.abs(recording.params).max())
+    rounding = 4 * updates * np.finfo(np.float32).eps * size  # four sums for each update
+    np.testing.assert_allclose(found, recording.start + proposed, rtol=0, atol=rounding)
 
 
 def not_a_task():

@@ -16,7 +16,6 @@ import theory
 from elastic_jax import absent
 
 Q = 0.4
-BOUNDS = theory.bounds()
 
 # ---- partial ----
 
@@ -86,7 +85,7 @@ def crashed(forward, seeds):
 @pytest.mark.parametrize("forward", [False, True])
 def test_crashes_attain_the_bound_of_the_theory(forward):
     """Two of five crash at once: some view lacks both last messages, and none lacks more."""
-    bound, most = BOUNDS["crashes"].at(M=1, p=5, f=2), 0.0
+    bound, most = theory.bounds()["crashes"].at(M=1, p=5, f=2), 0.0
     runs = jax.tree.map(np.asarray, crashed(forward, jnp.arange(8)))
     for run in range(8):
         mass, state = at(runs, run)
@@ -165,7 +164,7 @@ def kept_of_seed(seed):
 
 def test_kept_updates_attain_the_bound_of_the_theory():
     """As links of p + 1 workers that are independent, with shares 1/p."""
-    check_attained(kept_of_seed, BOUNDS["links.independent"].at(M=4 / 3, p=4, q=Q))
+    check_attained(kept_of_seed, theory.bounds()["links.independent"].at(M=4 / 3, p=4, q=Q))
 
 
 # ---- bad input ----

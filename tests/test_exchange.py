@@ -65,6 +65,36 @@ def test_shift_goes_around_the_ring(layout):
         np.testing.assert_array_equal(pair, np.stack([want, -want], 1))
 
 
+ELSEWHERE = {
+    "all_mean": ej.all_mean("other"),
+    "error_feedback": ej.error_feedback(ej.top_k(1), axis_name="other"),
+    "two axes": ej.all_mean(("a", "b")),
+    "lossy": ej.links.lossy("other", 0.1),
+    "mix": ej.gossip.mix("other", ej.graphs.ring()),
+    "average": ej.local.average("other", 2),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("axis", ["a", None])
+def test_an_exchange_over_an_axis_that_is_not_the_workers_is_named(name, axis):
+    """When states are made, and not by JAX, which would only find the name unbound."""
+    chain = optax.chain(optax.sgd(0.1), ELSEWHERE[name])
+    step = ej.worker_step(lambda x, b: jnp.sum(x * b), chain, axis)
+    theirs = ("a", "b") if name == "two axes" else "other"
+    with pytest.raises(ValueError) as error:
+        (ej.simulate(step, 2) if axis else step).init(jnp.ones(3))
+    said = f"exchanges over axis_name={theirs!r} but the worker step has axis_name={axis!r}"
+    assert said in str(error.value) and f"pass axis_name={theirs!r} to worker_step" in str(error)
+
+
+def test_a_meter_over_an_axis_that_is_not_the_workers_is_named():
+    metered = ej.meter(optax.chain(optax.sgd(0.1), ej.all_mean("a")), 0.1, "other")
+    run = ej.simulate(ej.worker_step(lambda x, b: jnp.sum(x * b), metered, "a"), 2)
+    with pytest.raises(ValueError, match=r"meter measures over axis_name='other' but .*'a'"):
+        run.init(jnp.ones(3))
+
+
 @pytest.mark.parametrize(
     "exchange",
     [
@@ -83,14 +113,13 @@ def test_an_exchange_between_some_workers_only_is_refused(exchange):
 
     batches = jnp.ones((4, 3))
     run = ej.distribute(step_of(("a", "b")), mesh_of(2, 2, names=("b", "a")))
-    with pytest.raises(
-        ValueError, match=r"exchanges over the axes \('a',\) but axis_name=\('a', 'b'\)"
-    ):
-        run.step(run.init(jnp.ones(3)), batches)
+    words = r"exchanges over axis_name='a' but the worker step has axis_name=\('a', 'b'\)"
+    with pytest.raises(ValueError, match=words):
+        run.init(jnp.ones(3))
     metered = optax.chain(ej.meter(optax.chain(optax.sgd(0.1), exchange), 0.1, ("a", "b")))
     step = ej.worker_step(lambda x, b: jnp.sum(x * b), metered, ("a", "b"))
     run = ej.distribute(step, mesh_of(2, 2, names=("b", "a")))
     with pytest.raises(ValueError, match="would not all meet; pass axis_name"):
-        run.step(run.init(jnp.ones(3)), batches)
+        run.init(jnp.ones(3))
     right = ej.distribute(step_of("a"), mesh_of(4, names=("a",)))
     right.step(right.init(jnp.ones(3)), batches)

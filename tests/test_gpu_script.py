@@ -103,11 +103,29 @@ def test_a_part_that_fails_is_told_and_kept(tmp_path, capsys, monkeypatch):
     assert said == (tmp_path / "summary.md").read_text()
     names = ["agreement.log", "rows.csv", "rows.json", "rows.jsonl", "speed.log", "summary.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    journal = (tmp_path / "rows.jsonl").read_bytes()
-    assert gpu.main([*arguments, "--resume"]) == 1  # nothing is run again
-    assert (tmp_path / "rows.jsonl").read_bytes() == journal
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["passed"] for row in rows] == [True, False]
+
+
+def test_resumed_only_what_failed_is_run_again(tmp_path, capsys, monkeypatch):
+    """Until it passes; the others stay as they are, and with nothing to do nothing is run."""
+    module, run = {"speed": "platform", "agreement": "no_such_module"}, []
+
+    def command(config, task):
+        run.append(task.part)
+        return [module[task.part]]
+
+    monkeypatch.setattr(gpu, "command", command)
+    arguments = ["--quick", "--parts", "speed", "agreement", "--out", str(tmp_path)]
+    assert gpu.main(arguments) == 1
+    assert gpu.main([*arguments, "--resume"]) == 1
+    module["agreement"] = "this"
+    assert gpu.main([*arguments, "--resume"]) == 0
+    assert gpu.main([*arguments, "--resume"]) == 0
+    assert run == ["speed", "agreement", "agreement", "agreement"]
+    said = capsys.readouterr().out.split("# What was claimed")[-1]
+    assert "## speed: passed" in said and "## agreement: passed" in said
+    assert "Zen of Python" in (tmp_path / "agreement.log").read_text()
 
 
 @pytest.mark.slow

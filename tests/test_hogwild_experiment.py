@@ -10,28 +10,27 @@ import numpy as np
 import pytest
 from hogwild_tasks import ALPHA, D
 from hogwild_tasks import task as quadratic
+from verdict_rows import carried_rows, is_picture
 
 import elastic_jax as ej
 from experiments import hogwild, hogwild_config
 from experiments.figures import plt
 from experiments.hogwild_figures import curves, draw
 from experiments.hogwild_task import compiled_step, follow, kept_of, task
-from experiments.hogwild_verdict import Row, above, compared, speeds, verdict
-from experiments.rows import DENSE, FEEDBACK, PLAIN, elastic_bound
+from experiments.hogwild_verdict import (
+    SIMULATED,
+    Row,
+    above,
+    compared,
+    races_of,
+    speeds,
+    verdict,
+)
+from experiments.rows import DENSE, FEEDBACK, PLAIN, Run, elastic_bound
 
 ROOT = Path(__file__).parents[1]
 EPS = float(np.finfo(np.float32).eps)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    """Workers compile tiny programs: do not look for faster ones; and leave no settings behind."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        for name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            patch.setenv(name, "1")
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def row(method, seed, loss, fed_loss=None, mode="block", workers=4, **more):
@@ -120,7 +119,7 @@ def test_speeds_edges_and_replays_are_said():
         for alpha, loss in losses.items()
     ]
     said = " ".join(verdict(rows))
-    assert "at a load of 1.0 on the machine: block 101 (p = 1), 201 (p = 2)" in said
+    assert "races themselves make: block 101 (p = 1), 201 (p = 2)" in said
     assert "on the edge of their grid: p = 4, dense: 0.2" in said
     assert "Replays of 3 block, leashed and locked races end at most 0 of" in said
 
@@ -249,3 +248,26 @@ def test_figures_are_drawn_from_rows_alone():
     titles = [axis.get_title() for axis in curves(rows).axes[:2]]
     assert titles == ["block, p = 4", "leashed, p = 8, sleeping"]
     plt.close("all")
+
+
+def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
+    """It carries the rows of the whole grid, and they say what the README says."""
+    rows, held = carried_rows(ROOT / "docs/hogwild.png", Row)
+    assert held["command"].removesuffix(" --resume") == "python -m experiments.hogwild"
+    assert [
+        Run(r.mode, r.workers, r.method, r.fraction, r.alpha, r.seed)
+        if r.mode in SIMULATED
+        else hogwild.Race(r.mode, r.workers, r.method, r.sleep, r.seed)
+        for r in rows
+    ] == hogwild.grid(hogwild.Config())
+    assert is_picture(ROOT / "docs/hogwild.png", draw(rows), tmp_path)
+    text, found = " ".join((ROOT / "README.md").read_text().split()), compared(rows)
+    races, same = [one.races for one in found], [one.same for one in found]
+    helps = [sum(cell.outcome == "helps" for cell in cells) for cells in (races, same)]
+    assert f"in {helps[0]} of the {len(found)} modes" in text
+    assert f"the same traces in {helps[1]}" in text
+    assert not any(cell.outcome == "hurts" for cell in (*races, *same))
+    effects = [math.exp(cell.difference) for cell in (*races, *same)]
+    assert f"loss is {min(effects):.2f} to {max(effects):.2f} times" in text
+    bounded = [row for row in races_of(rows) if row.drift_to_bound is not None]
+    assert not above(rows) and f"in all {len(bounded)} races" in text

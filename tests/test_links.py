@@ -30,7 +30,6 @@ from elastic_jax.exchange import AllMeanState
 from elastic_jax.resize import resize
 
 Q = 0.4
-BOUNDS = theory.bounds()
 
 
 def lacking(waiting: np.ndarray) -> np.ndarray:
@@ -101,7 +100,7 @@ def test_what_is_not_sent_again_is_lost(fate):
 )
 def test_lossy_attains_the_bound_of_the_theory(fate, name):
     make = functools.partial(lossy_of_seed, fate)
-    check_attained(make, BOUNDS[name].at(M=1, p=3, q=Q))
+    check_attained(make, theory.bounds()[name].at(M=1, p=3, q=Q))
 
 
 def lossy_of_seed(fate, seed):
@@ -115,14 +114,14 @@ def late_of_seed(seed):
 def test_random_delays_attain_the_bound_of_the_theory():
     above, others = np.array([0.7, 0.7, 0.2]), 2  # P(D > s), of each other worker's messages
     sums = {"prob_sum": others * above.sum(), "prob_var": others * (above * (1 - above)).sum()}
-    check_attained(late_of_seed, BOUNDS["random_delays"].at(M=1 / 3, **sums))
+    check_attained(late_of_seed, theory.bounds()["random_delays"].at(M=1 / 3, **sums))
 
 
 @pytest.mark.parametrize("tau", [1, 4])
 def test_constant_delays_attain_the_bound_of_the_theory(tau):
     mass, state = history(links.late(AXIS, delays.constant(tau)), jnp.ones((12, P, 1)))
     b = np.abs(mass["held"]) / ALPHA
-    most = BOUNDS["message_passing"].at(M=1, p=P, tau=tau)
+    most = theory.bounds()["message_passing"].at(M=1, p=P, tau=tau)
     want = np.minimum(np.arange(1, 13) / tau, 1)[:, None, None] * most
     np.testing.assert_allclose(b, np.broadcast_to(want, b.shape), rtol=1e-6)
     np.testing.assert_array_equal(state.messages_late[:, 0], P * (P - 1) * np.arange(1, 13))
@@ -232,6 +231,7 @@ def counters(state) -> dict[str, jax.Array]:
     }
 
 
+@pytest.mark.slow  # compiles all of them twice more; test_devices.py has them too
 @pytest.mark.parametrize("mode", ["shard_map", "hybrid"])
 @pytest.mark.parametrize("name", rows(AXIS))
 def test_every_machine_gives_the_same(mode, name):

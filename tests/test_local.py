@@ -295,6 +295,19 @@ def leaves_drift(mix: Any, gradients: list[jax.Array]) -> np.ndarray:
     return np.sqrt(np.asarray(jax.lax.scan(body, run.init(start), gradients)[1]))
 
 
+def test_mass_of_a_stack_of_workers():
+    """As `jax.vmap` makes it: the gain and its like stand for whole workers."""
+    chain = optax.chain(optax.sgd(1.0), local.diloco(AXIS, 4, 0.3, 0.6, delay=2))
+    run = ej.simulate(ej.worker_step(lambda x, b: jnp.sum(x["w"] * b), chain, AXIS), 2)
+    states = run.init({"w": jnp.zeros((3, 5))})
+    for _ in range(5):
+        states, _ = run.step(states, jnp.arange(30.0).reshape(2, 3, 5))
+    mix = states.opt_state[1]
+    expected = jax.vmap(lambda state: state.held())(mix)["w"]
+    assert expected.shape == (2, 3, 5) and np.ptp(expected) > 0
+    np.testing.assert_array_equal(mix.held()["w"], expected)
+
+
 def test_states_that_went_through_numpy_have_the_same_mass():
     """As a checkpoint gives them back: the gain counts all the same."""
     chain = optax.chain(optax.sgd(1.0), ej.delay(2), local.diloco(AXIS, 4, 0.3, 0.6))

@@ -18,6 +18,7 @@ mean = ej.all_mean(AXIS)
 feedback = ej.error_feedback(ej.top_k(1))
 late = ej.delay(2)
 mask = {"w": True, "b": False}
+PARAMS = {"w": jnp.zeros(3), "b": jnp.zeros(2)}
 
 
 class MixState(NamedTuple):
@@ -43,9 +44,8 @@ def build(optimizer, workers):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)) * batch
 
     step = ej.worker_step(loss, optimizer, AXIS)
-    params = {"w": jnp.zeros(3), "b": jnp.zeros(2)}
     with jax.numpy_dtype_promotion("standard"):  # optax.MultiSteps mixes int32 and float32
-        return ej.simulate(step, workers).init(params)
+        return ej.simulate(step, workers).init(PARAMS)
 
 
 LEGAL = {
@@ -151,6 +151,59 @@ def test_meter_refuses_what_is_no_gap(name):
     run = ej.simulate(step, 1)
     with pytest.raises(ValueError, match="no gap to measure"):
         run.step(run.init(jnp.zeros(2)), jnp.ones((1, 2)))
+
+
+NO_DISTANCE = {
+    "before the base": [feedback, sgd],
+    "before the learning rate": [optax.scale_by_adam(), feedback, optax.scale(-0.1)],
+    "before a schedule": [optax.scale_by_adam(), late, optax.scale_by_learning_rate(abs)],
+    "before a clip, in a chain": [sgd, optax.chain(late, optax.clip(1.0))],
+    "before weight decay of some": [sgd, late, optax.add_decayed_weights(0.1, mask)],
+    "before what is injected": [late, optax.inject_hyperparams(optax.sgd)(0.1)],
+    "all inside a mask": [optax.masked(optax.chain(sgd, late, optax.scale(0.5)), mask), momentum],
+    "in a meter": [ej.meter(optax.chain(sgd, late), 0.1), optax.scale(0.5)],
+    "named": [optax.named_chain(("z", late), ("a", optax.scale(0.5)))],
+}
+DISTANCE = {
+    **{
+        name: parts
+        for name, parts in LEGAL.items()
+        if name
+        not in ("gradients held before the base", "identities anywhere", "masked with its base")
+    },
+    "settings that are the identity": [sgd, late, ej.delay(0), ej.error_feedback(ej.identity())],
+    "masks of their own": [
+        optax.masked(optax.chain(sgd, late), mask),
+        optax.masked(momentum, {"w": False, "b": True}),
+    ],
+    "parts of their own": [
+        optax.partition({"a": optax.chain(sgd, late), "b": momentum}, {"w": "a", "b": "b"})
+    ],
+    "no relaxation": [momentum, optax.identity()],
+}
+
+
+@pytest.mark.parametrize("name", NO_DISTANCE)
+def test_a_gap_that_is_no_distance_is_refused_at_once(name):
+    state = optax.chain(*NO_DISTANCE[name]).init(PARAMS)
+    for report in (ej.elastic_gap, ej.virtual_params):
+        with pytest.raises(ValueError, match="put relaxations after the base optimizer"):
+            report(PARAMS, state)
+    ej.held(state, PARAMS)
+
+
+@pytest.mark.parametrize("name", DISTANCE)
+def test_a_gap_that_is_a_distance_is_not(name):
+    with jax.numpy_dtype_promotion("standard"):
+        state = optax.chain(*DISTANCE[name]).init(PARAMS)
+    assert float(ej.elastic_gap(PARAMS, state)) == 0
+
+
+def test_a_server_that_changes_what_its_workers_hold_is_refused():
+    worker = jax.tree.map(lambda x: x[None], late.init(PARAMS))
+    ej.virtual_params(PARAMS, late.init(PARAMS), worker_states=worker)
+    with pytest.raises(ValueError, match="no gap to measure"):
+        ej.virtual_params(PARAMS, sgd.init(PARAMS), worker_states=worker)
 
 
 def test_events_refuse_what_is_no_gap():

@@ -33,10 +33,10 @@ FEEDBACKS = (ej.error_feedback, ej.compress, ej.ef21)
 def test_identity_settings_are_the_identity(opt):
     updates = [jnp.arange(3.0), jnp.ones(())]
     state = opt.init(updates)
-    assert state == optax.identity().init(updates) and type(state) is optax.EmptyState
+    assert state == optax.identity().init(updates) and isinstance(state, optax.EmptyState)
     out, state = opt.update(updates, state, updates)
     assert all(a is b for a, b in zip(out, updates, strict=True))
-    assert type(state) is optax.EmptyState
+    assert isinstance(state, optax.EmptyState)
 
 
 @pytest.mark.parametrize("make", FEEDBACKS)

@@ -184,5 +184,8 @@ def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
     assert is_picture(ROOT / "docs/scheduler.png", draw(rows), tmp_path)
     said, text = verdict(rows), " ".join((ROOT / "README.md").read_text().split())
     assert any(line.startswith("B̂ ≤ B in all") for line in said)
+    most = max(cell.drift_max / cell.bound for cell in cells(rows))  # as it is drawn
+    assert most == pytest.approx(max(row.drift_to_bound or 0 for row in rows))
+    assert f"B̂/B at most {most:.2f}" in text
     best = max(cells(rows), key=lambda cell: cell.saved if cell.rule == NORM else 0.0)
     assert f"{best.saved:.0%}" in text and f"β = {best.value:g}" in text

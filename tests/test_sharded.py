@@ -209,6 +209,22 @@ def test_no_relaxation_no_shard():
         jax.eval_shape(lambda u: opt.update(u, opt.init(u), u), LIKE)
 
 
+def test_one_worker_has_all_the_shards():
+    """XLA fails at a sum over one device beside sharded arrays; there is nothing to add up."""
+    chain = optax.chain(optax.sgd(ALPHA), ej.error_feedback(ej.top_k(2), AXIS), ej.delay(1))
+    step = ej.worker_step(loss, ej.meter(chain, ALPHA, AXIS, every=1), AXIS)
+    mesh = mesh_of(1, 2, names=(AXIS, "model"))
+    params, batches = inputs()
+    batch = jax.tree.map(lambda x: x[0, :1], batches)
+    found = []
+    for run in (ej.distribute(step, mesh, specs=SPECS), ej.simulate(step, 1)):
+        go = jax.jit(run.step, compiler_options=QUICK)
+        state, _ = go(go(run.init(params), batch)[0], batch)
+        found.append(figures(state))
+    assert close(*(one["mass"] for one in found))
+    assert close(*(_scaled(one["meter"]) for one in found))
+
+
 # ---- what is refused ----
 
 REFUSALS: dict[str, Any] = {

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from test_resize import apart, largest, masses
 
 import elastic_jax as ej
@@ -74,7 +76,7 @@ def test_a_run_leaves_metrics_checkpoints_and_a_result(whole):
 
 
 def test_batches_depend_on_seed_worker_and_step_alone():
-    sharding = NamedSharding(jax.make_mesh((1,), ("workers",)), PartitionSpec())
+    sharding = NamedSharding(jax.make_mesh((1,), ("workers",)), P())
     dataset = data.load("digits")
 
     def draw(workers=2, step=3, seed=0):
@@ -144,6 +146,12 @@ def command(folder: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "experiments.train", *RUN, "--out", str(folder), *more]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 ENVIRONMENT = {**os.environ, "NPROC": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
@@ -188,6 +196,18 @@ def test_one_of_two_is_killed(victim, lives, tmp_path):
     assert words[codes[1 - victim]] in log(folder, 1 - victim)
     assert end(lives.start(folder, 2, resume=True), 240) == [0, 0]
     assert [row["step"] for row in rows(folder)] == list(range(0, 40, 4))
+
+
+@slow
+def test_who_waits_for_the_other_in_vain_ends(tmp_path):
+    """One that is killed before it has met the others is not waited for for ever."""
+    place = ["--coordinator", f"127.0.0.1:{free_port()}", "--process-count", "2"]
+    arguments = [*RUN, "--out", str(tmp_path / "x"), *place, "--process-id", "0"]
+    code = f"from experiments import hosts, train; hosts.MEET = 2; train.main({arguments})"
+    full = [sys.executable, "-c", code]
+    done = subprocess.run(full, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGABRT
+    assert "most likely indicates that another task died" in done.stderr
 
 
 @slow
@@ -237,7 +257,7 @@ def test_law_1_across_a_restore(workers, whole, tmp_path):
     config = dataclasses.replace(CONFIG, workers=workers)
     program = train.build(config, data.load("digits"))
     kept = checkpoints.Checkpoints(folder / "checkpoints")
-    moved = kept.restore(kept.latest() or 0, program.like, 4, program.stacked)
+    moved = kept.restore(kept.latest() or 0, program.like, 4, program.places)
     kept.close()
     saved = state(whole)
     paths = jax.tree_util.tree_flatten_with_path(program.like)[0]
@@ -250,7 +270,7 @@ def test_law_1_across_a_restore(workers, whole, tmp_path):
     assert apart((x, held, lost), (after, still_held, still_lost)) <= off
     states, losses, _ = program.advance(
         moved,
-        train.batch_of(config, data.load("digits"), 40, program.stacked),
+        train.batch_of(config, data.load("digits"), 40, program.batches),
         jnp.zeros(workers, jnp.int32),
     )
     assert np.isfinite(losses).all() and losses.shape == (workers,)
@@ -269,6 +289,45 @@ def test_resumed_on_another_number_of_workers(workers, lives, whole, tmp_path):
     assert found[10]["held"] > 0 and np.isfinite(found[-1]["loss"])
 
 
+# ---- sharded parameters ----
+
+
+def test_arrays_are_spread_along_their_longest_dimension_that_fits():
+    params = {"w": jnp.zeros((3, 4, 8)), "b": jnp.zeros(6), "odd": jnp.zeros(5), "s": jnp.zeros(())}
+    specs = {"w": P(None, None, "shard"), "b": P("shard"), "odd": P(None), "s": P()}
+    assert train.spread(params, 2) == specs
+    assert not any(map(any, jax.tree.leaves(train.spread(params, 1))))
+
+
+@slow
+def test_sharded_from_a_checkpoint_that_is_not(lives, whole, tmp_path):
+    """All workers on two processes, half of each on either: it goes on as it would, and back."""
+    program = train.build(dataclasses.replace(CONFIG, workers=4, shard=2), data.load("digits"))
+    kernel = max(jax.tree.leaves(program.init().params), key=lambda x: x.size)
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    folders = [tmp_path / name for name in ("alone", "halves")]
+    for folder in folders:
+        shutil.copytree(whole, folder)
+
+    def go_on(folder, steps, shard, processes, devices):
+        run = [*RUN, "--steps", str(steps), "--shard", str(shard)]
+        done = end(lives.start(folder, processes, resume=True, run=run, devices=devices), 300)
+        assert done == [0] * processes, log(folder)
+
+    go_on(folders[0], 48, shard=1, processes=1, devices=4)
+    go_on(folders[1], 48, shard=2, processes=2, devices=2)
+    for steps in (48, 52):
+        if steps == 52:
+            for folder in folders:
+                go_on(folder, 52, shard=1, processes=1, devices=4)
+        for got, want in zip(*map(rows, folders), strict=True):
+            np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-4)
+        a, b = map(state, folders)
+        assert sorted(a) == sorted(b)
+        for name in a:
+            close(a[name], b[name], name)
+
+
 # ---- what is refused ----
 
 REFUSED = {
@@ -283,6 +342,9 @@ REFUSED = {
     "devices": (["--devices", "0"], "--devices 0"),
     "data": (["--data", "cifar10"], "data_dir=None"),
     "divide": (["--workers", "7"], "--workers 7: cannot be divided among 8 devices"),
+    "shards": (["--shard", "3", "--batch", "3"], "--shard 3: does not divide 8 devices"),
+    "parts": (["--shard", "2", "--batch", "3"], "--batch 3: give a multiple of --shard, 2"),
+    "groups": (["--shard", "2", "--workers", "6"], "--workers 6: cannot be divided among 4"),
 }
 
 

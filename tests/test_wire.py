@@ -309,8 +309,8 @@ def test_any_payload_can_be_packed():
         for kind in kinds
         for shape in ((3, 2), (), (0,))
     ]
-    packed = wires._pack(payload)
+    packed, unpack = wires._pack(payload, (AXIS,))
     assert sorted(x.dtype.itemsize for x in packed) == [1, 2, 4]
-    for got, want in zip(wires._unpack(packed, payload), payload, strict=True):
+    for got, want in zip(unpack(packed), payload, strict=True):
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)

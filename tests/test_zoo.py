@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from verdict_rows import carried_rows, is_picture
 
 from experiments import elastic_constants, zoo, zoo_runs
-from experiments.elastic_constants import Row, table, verdict
+from experiments.elastic_constants import Item, Row, draw, table, verdict
 
+ROOT = Path(__file__).parents[1]
 UPDATES, P = 320, 8
 
 
@@ -42,6 +44,19 @@ def test_measured_within_derived(task, name):
     assert found.holds is not False, found
     assert found.holds or found.bound is None or zoo.ZOO[name].mean == "draws"
     assert all(np.isfinite(leaf).all() for leaf in np.atleast_1d(done[0].params))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+def test_there_is_a_bound_for_any_number_of_workers(p):
+    """On up to three workers a ring averages all views at every step; one has no gap to others."""
+    facts = zoo.Facts(2.0, 1.0, 1.0, 0.01, p, 5, np.zeros(40))
+    bounds = {name: system.bound(facts) for name, system in zoo.ZOO.items() if system.bound}
+    assert len(bounds) >= 31 and all(0 <= bound < np.inf for bound in bounds.values())
+    for name in ("gossip", "gradient tracking, accelerated gossip"):
+        assert (bounds[name] == 0) == (p <= 3), name
+    shared = ["quantised gossip", "local SGD", "message passing, bounded delay"]
+    shared += ["message passing, lossy links"]
+    assert all((bounds[name] == 0) == (p == 1) for name in shared)
 
 
 RUNNERS = {}
@@ -130,9 +145,8 @@ def test_interrupted_and_resumed(tmp_path):
     """Ctrl-C keeps the rows there are, and `--resume` makes the others only."""
     arguments = ["--quick", "--out", str(tmp_path), "--tasks", "opposed", "--systems", *SYSTEMS]
     command = [sys.executable, "-m", elastic_constants.MODULE, *arguments]
-    folder = Path(__file__).parent.parent
     child = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, env=os.environ | {"NPROC": "1"}
+        command, cwd=ROOT, stderr=subprocess.PIPE, env=os.environ | {"NPROC": "1"}
     )
     journal = tmp_path / "rows.jsonl"
     end = time.monotonic() + 120
@@ -151,3 +165,24 @@ def test_interrupted_and_resumed(tmp_path):
     assert all(row["holds"] for row in found["rows"])
     for name in ("rows.csv", "table.md", "verdict.txt", "elastic_constants.png"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
+    """It carries the rows of the whole grid, and they say what the README says."""
+    picture = ROOT / "docs/elastic_constants.png"
+    rows, held = carried_rows(picture, Row)
+    assert held["command"].removesuffix(" --resume") == "python -m experiments.elastic_constants"
+    config = elastic_constants.Config()
+    assert [Item(row.task, row.system) for row in rows] == elastic_constants.grid(config)
+    assert is_picture(picture, draw(rows), tmp_path)
+    text, bounded = " ".join((ROOT / "README.md").read_text().split()), {}
+    for task in config.tasks:
+        own = [row for row in rows if row.task == task]
+        bounded[task] = [row for row in own if row.bound is not None]
+        assert not any(row.holds is False for row in bounded[task])
+        median = np.median([row.ratio for row in bounded[task] if row.ratio is not None])
+        assert f"{median:.2f}" in text
+        if task == "cnn":
+            assert f"{len(own)} systems" in text and f"falls for all {len(own)}" in text
+            assert all(row.loss < row.loss_before for row in own)
+    assert f"all {max(map(len, bounded.values()))} systems that have one" in text

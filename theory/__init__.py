@@ -33,12 +33,19 @@ if TYPE_CHECKING:
     from theory.induction import Induction
     from theory.minimum import Minimum
     from theory.parts import (
+        Mix,
+        Part,
+        average,
+        choco,
         contraction,
         delay,
+        diloco,
         feedback,
+        gossip,
         inconsistent,
         resend,
         top_k_feedback,
+        tracking,
         unbiased,
     )
 
@@ -51,17 +58,24 @@ __all__ = [
     "Hypothesis",
     "Induction",
     "Minimum",
+    "Mix",
     "NotProvedError",
+    "Part",
     "Region",
+    "average",
     "bounds",
+    "choco",
     "contraction",
     "delay",
+    "diloco",
     "feedback",
+    "gossip",
     "inconsistent",
     "proofs",
     "prove",
     "resend",
     "top_k_feedback",
+    "tracking",
     "unbiased",
 ]
 
@@ -72,7 +86,8 @@ _HOMES = {
     "chain": "Chain",
     "induction": "Induction",
     "minimum": "Minimum",
-    "parts": "contraction delay feedback inconsistent resend top_k_feedback unbiased",
+    "parts": "Mix Part average choco contraction delay diloco feedback gossip inconsistent resend "
+    "top_k_feedback tracking unbiased",
     "region": "Condition NotProvedError Region",
 }
 

@@ -4,9 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from difflib import get_close_matches
 
-from theory.catalogue import bounds, proofs, prove
+from theory.catalogue import bounds, near, proofs, prove
 from theory.certificate import Claim
 from theory.explain import definitions, explain, legend, rests_on, tex
 
@@ -69,13 +68,11 @@ def explanation(name: str) -> str:
     """Return the proof of a claim or a bound, step by step, and what its symbols mean.
 
     Raises:
-        KeyError: for an unknown name, with those near it.
+        KeyError: for an unknown name, with those that start so, or are near it.
     """
     named = {proof.claim.name: proof for proof in proofs()}
     if name not in named and name not in bounds():
-        near = get_close_matches(name, dict.fromkeys([*named, *bounds()]), 3, 0.4)
-        hint = f"near it: {', '.join(near)}" if near else "python -m theory lists all"
-        raise KeyError(f"no claim or bound {name!r}; {hint}")
+        raise KeyError(f"no claim or bound {name!r}; {near(name, [*bounds(), *named])}")
     proof = named[name] if name in named else bounds()[name].proof
     shown = rests_on(proof, named.values())
     parts, known = [explain(proof, named.values())], ()

@@ -23,9 +23,8 @@ Example:
     (0.0541, 0.0622)
 """
 
-import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -34,10 +33,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import sympy as sp
 
 from theory import symbols
-from theory.certificate import Condition, NotProvedError, remainder
-from theory.explain import assumed, assumptions, definitions, explain, tex
+from theory.certificate import Condition, NotProvedError
+from theory.evaluate import check_sign, evaluate, holds, number, wrong_sign
+from theory.explain import assumptions, definitions, explain, tex
 from theory.gram import Scalar
-from theory.induction import Proof
+from theory.induction import OF_EACH, Proof
+from theory.stated import Link, asked, check_link, vanishes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
     from theory.minimum import Minimum
 
 Kind = Literal["upper", "tight", "lower"]
-ROUNDING = 1e-9
-"""A condition may fail by this much of its largest term: α = 1/L is a legal step in floats."""
-
 NOISY = Condition("σ > 0", symbols.sigma, symbols.sigma, strict=True)
 SEVERAL_STEPS = Condition("T > 1", symbols.T - 1, symbols.T, strict=True)
 
@@ -74,7 +72,7 @@ class Bound:
     kind: Kind = "upper"
     conditions: tuple[Condition, ...] = ()
     reference: str = ""
-    link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound
+    link: Link = lambda bound: bound
 
     @classmethod
     def of(
@@ -88,13 +86,17 @@ class Bound:
         needs: tuple[sp.Symbol, ...] = (),
         whatever: tuple[sp.Symbol, ...] = (),
         where: tuple[Condition, ...] = (),
-        link: Callable[[sp.Expr], sp.Expr] = lambda bound: bound,
+        link: Link = lambda bound: bound,
     ) -> "Bound":
-        """Return the bound that a proof shows.
+        """Return the bound that a proof shows, taken at its word: it is not checked here.
+
+        Those of the catalogue are: `theory.prove()` checks them, as `python -m theory` and the
+        tests do; and `proof.check()` any other.
 
         Args:
-            proof: the proof; its claim's conditions, and those of its hypotheses that speak of
-                parameters alone, become the bound's.
+            proof: the proof; its claim's conditions become the bound's, and so does what its
+                hypotheses ask of parameters alone (`theory.stated.asked`). A hypothesis of every
+                step about its own state is none on the last one's, and cannot be asked for.
             quantity: what is bounded.
             terms: the bound's terms in the proof's own symbols; the claim's right side if none.
             name: the claim's name if empty.
@@ -102,44 +104,43 @@ class Bound:
             values: what symbols of the claim, besides `symbols.DEFINITIONS`, stand for.
             where: conditions that give the parameters their meaning, such as k ≤ d.
             needs: parameters of conditions only, of which the terms do not speak.
-            whatever: parameters that only hypotheses speak of, and for which users are not asked:
-                the bound holds whatever they are.
-            link: as in `Bound`: link(sum of terms) is checked to be the claim's right side.
+            whatever: parameters that only hypotheses speak of, and for which users are not asked.
+                The hypotheses stay assumptions: they hold by definition (a probability, a power of
+                1 − y), or say what is sought (an affordable B).
+            link: as in `Bound`: link(sum of terms) is checked to be the claim's right side, and to
+                grow with it, or fall if the kind is "lower" (`theory.stated.check_link`).
 
         Raises:
             NotProvedError: if the claim does not say this.
         """
-        claim = proof.claim
-        stated = sp.Add(*(sp.sympify(term) for term in terms or claim.rhs))
-        if remainder(link(stated) - sp.Add(*claim.rhs), claim.relations):
-            raise NotProvedError(f"{claim.name} does not show this bound", stated)
-        used = set(symbols.used(stated))
+        claim, stated = proof.claim, tuple(sp.sympify(term) for term in terms or proof.claim.rhs)
+        check_link(claim, sp.Add(*stated), link, kind == "lower")
+        known, last = {**symbols.DEFINITIONS, **(values or {})}, {symbols.noisy: symbols.sigma}
+
+        def put(expr: sp.Expr) -> sp.Expr:
+            return _put(_put(expr, known), last)
+
+        conditions = where + tuple(replace(each, expr=put(each.expr)) for each in claim.conditions)
         # A user knows one σ and T; where the proof divides by σ, or by ln T, that is a condition.
-        known = {**symbols.DEFINITIONS, **(values or {})}
-        last = {symbols.noisy: symbols.sigma}
-        shown = tuple(_put(_put(sp.sympify(term), known), last) for term in terms or claim.rhs)
-        used |= set(symbols.used(*(_put(sp.sympify(term), known) for term in terms or claim.rhs)))
-        shown = tuple(term for term in shown if term != 0) or (sp.S.Zero,)
-        conditions = where + _put_conditions(_put_conditions(claim.conditions, known), last)
+        used = symbols.used(*stated, *(_put(term, known) for term in stated))
         conditions += (NOISY,) if symbols.noisy in used else ()
         conditions += (SEVERAL_STEPS,) if symbols.log_T in used else ()
+        shown = tuple(term for term in map(put, stated) if term != 0) or (sp.S.Zero,)
         own = {*symbols.used(*shown, *(condition.expr for condition in conditions)), *needs}
         # A relation is an identity, or defines what the bound does not speak of.
         for symbol, polynomial in claim.relations:
-            left = _put(_put(polynomial, known), last)
+            left = put(polynomial)
             given = symbol in (values or ()) or own.issuperset(symbols.used(left))
-            if given and sp.simplify(left) != 0:
+            if given and not vanishes(left):
                 raise NotProvedError(f"{claim.name}: {symbol} needs {polynomial} = 0", left)
-        # Scalar hypotheses are conditions too, if they speak of the bound's parameters alone.
-        bounded = sp.sympify(claim.lhs).free_symbols
-        unasked = {*(bounded if len(bounded) == 1 else ()), *whatever}
-        more = (Condition(text, expr, symbols.T) for text, expr in assumed(claim))
-        for each in _put_conditions(_put_conditions(more, known), last):
-            spoken = set(symbols.used(each.expr))
-            if spoken <= own:
-                conditions += (each,)
-            elif spoken <= symbols.PARAMETERS and not spoken <= own | unasked:
-                raise NotProvedError(f"{claim.name} needs {each.text}: ask for it", each.expr)
+        waived = {symbol.name for symbol in whatever}
+        for text, expr in asked(claim):
+            condition = Condition(text, put(expr), symbols.T)
+            hidden = {*symbols.used(condition.expr)} - own
+            if not hidden:
+                conditions += (condition,)
+            elif not {symbol.name.removesuffix(OF_EACH) for symbol in hidden} <= waived:
+                raise NotProvedError(f"{claim.name} needs {text}: ask for it", condition.expr)
         distinct = tuple({condition.expr: condition for condition in conditions}.values())
         return cls(name or claim.name, quantity, shown, proof, kind, distinct, link=link)
 
@@ -166,7 +167,7 @@ class Bound:
         pairs = {self.symbol(name): sp.sympify(value) for name, value in values.items()}
         for symbol, value in pairs.items():
             if value.is_number:
-                _check_sign(self.name, symbol, _number(symbol.name, value))
+                check_sign(self.name, symbol, number(symbol.name, value))
             elif value.is_negative:
                 raise ValueError(f"{self.name}: {symbol} must not be negative, as {value} is")
         signs = tuple(
@@ -178,7 +179,7 @@ class Bound:
         )
         conditions = _put_conditions(self.conditions, pairs) + signs
         for condition in conditions:
-            if condition.expr.is_number and not _holds(condition, {}):
+            if condition.expr.is_number and not holds(condition, {}):
                 raise ValueError(f"{self.name} holds only where {condition.text}")
         rest = tuple(condition for condition in conditions if not condition.expr.is_number)
         terms = tuple(_put(term, pairs) for term in self.terms)
@@ -197,9 +198,9 @@ class Bound:
         """
         known = self.known(values)
         for symbol, value in known.items():
-            _check_sign(self.name, symbol, value)
+            check_sign(self.name, symbol, value)
         for condition in self.conditions:
-            if not _holds(condition, known):
+            if not holds(condition, known):
                 involved = symbols.used(condition.expr)
                 given = ", ".join(f"{symbol} = {known[symbol]:g}" for symbol in involved)
                 verb = "breaks" if len(involved) == 1 else "break"
@@ -207,7 +208,7 @@ class Bound:
                     f"{self.name} holds only where {condition.text}, which {given} {verb}"
                 )
         try:
-            return float(_evaluate(self.expr, known))
+            return float(evaluate(self.expr, known))
         except (ArithmeticError, TypeError) as error:
             given = ", ".join(f"{symbol} = {value:g}" for symbol, value in known.items())
             raise ValueError(f"{self.name} has no finite value at {given}") from error
@@ -230,14 +231,14 @@ class Bound:
         if len(known) < len(values):
             raise TypeError(f"{self.name}: a parameter is given twice: {', '.join(values)}")
         self._require(known)
-        wrong = [_wrong_sign(symbol, column) for symbol, column in known.items()]
+        wrong = [wrong_sign(symbol, column) for symbol, column in known.items()]
         with np.errstate(all="ignore"):  # where one condition fails, others may have no value
-            wrong += [~_holds(condition, known) for condition in self.conditions]
+            wrong += [~holds(condition, known) for condition in self.conditions]
         where = np.argwhere(np.any(np.broadcast_arrays(False, *wrong), axis=0))
         if len(where):
             self.at(**{name: float(column[tuple(where[0])]) for name, column in columns.items()})
         shape = np.broadcast_shapes(*(column.shape for column in columns.values()))
-        return np.broadcast_to(_evaluate(self.expr, known), shape).copy()
+        return np.broadcast_to(evaluate(self.expr, known), shape).copy()
 
     def minimise(self, name: str) -> "Minimum":
         """Return where the bound is least in one parameter.
@@ -311,7 +312,7 @@ class Bound:
 
     def known(self, values: Mapping[str, float]) -> dict[sp.Symbol, float]:
         """Return the values by symbol; refuse unknown and missing names."""
-        known = {self.symbol(name): _number(name, value) for name, value in values.items()}
+        known = {self.symbol(name): number(name, value) for name, value in values.items()}
         if len(known) < len(values):
             raise TypeError(f"{self.name}: a parameter is given twice: {', '.join(values)}")
         self._require(known)
@@ -321,13 +322,6 @@ class Bound:
         if missing := [symbol for symbol in self.parameters if symbol not in known]:
             shown = "; ".join(f"{s} ({symbols.MEANINGS.get(s, 'a number')})" for s in missing)
             raise TypeError(f"{self.name} also needs {shown}")
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name}={value!r} is no number; pass a float") from error
 
 
 def _put(expr: sp.Expr, values: Mapping[sp.Symbol, Scalar]) -> sp.Expr:
@@ -344,55 +338,3 @@ def _put_conditions(
     conditions: Iterable[Condition], values: Mapping[sp.Symbol, Scalar]
 ) -> tuple[Condition, ...]:
     return tuple(replace(each, expr=_put(each.expr, values)) for each in conditions)
-
-
-@cache
-def _compiled(expr: sp.Expr) -> tuple[tuple[sp.Symbol, ...], Callable[..., Any]]:
-    arguments = symbols.used(expr)
-    stable = expr.replace(_is_decay, lambda power: _DECAY(1 - power.base, power.exp))
-    return arguments, sp.lambdify(arguments, stable, [{_DECAY.__name__: _decay}, "numpy"])
-
-
-_DECAY: Any = sp.Function("decay_of")
-
-
-def _is_decay(expr: sp.Basic) -> bool:
-    """Return whether this is (1 − loss)^steps, of which 1 − loss may lose all in rounding."""
-    if not (isinstance(expr, sp.Pow) and expr.base.is_Add):
-        return False
-    base, steps = expr.as_base_exp()
-    many = steps.is_positive and (not steps.is_number or steps > 2)
-    return bool(many and (1 - base).is_nonnegative)
-
-
-def _decay(loss: Any, steps: Any) -> Any:
-    """Return (1 − loss)^steps; a loss may exceed 1 by rounding."""
-    import numpy as np
-
-    with np.errstate(divide="ignore"):  # log 0 = −∞, and the power is 0
-        return np.exp(steps * np.log1p(-np.minimum(loss, 1.0)))
-
-
-def _evaluate(expr: sp.Expr, known: Mapping[sp.Symbol, Any]) -> Any:
-    arguments, function = _compiled(expr)
-    return function(*(known[symbol] for symbol in arguments))
-
-
-def _holds(condition: Condition, known: Mapping[sp.Symbol, Any]) -> Any:
-    value = _evaluate(condition.expr, known)
-    if condition.strict:
-        return value > 0
-    sizes = sum(abs(_evaluate(term, known)) for term in sp.Add.make_args(condition.expr))
-    return value >= -ROUNDING * sizes
-
-
-def _wrong_sign(symbol: sp.Symbol, value: Any) -> Any:
-    too_small = value <= 0 if symbol.is_positive else value < 0
-    return too_small | (value == math.inf) | (value != value)
-
-
-def _check_sign(name: str, symbol: sp.Symbol, value: float) -> None:
-    if _wrong_sign(symbol, value):
-        sign = "positive" if symbol.is_positive else "non-negative"
-        meaning = symbols.MEANINGS.get(symbol, "")
-        raise ValueError(f"{name}: {symbol} ({meaning}) must be {sign} and finite, not {value:g}")

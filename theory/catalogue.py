@@ -109,13 +109,26 @@ def proofs() -> tuple[Proof, ...]:
     return tuple(proof for module in MODULES for proof in module.proofs())
 
 
+def near(name: str, names: Iterable[str]) -> str:
+    """Return what to say of a name that is none of these: which start so, or else are nearest.
+
+    Example:
+        >>> near("W", ["W.missing", "W.delay", "window"]), near("windw", ["W.missing", "window"])
+        ('these start so: W.missing, W.delay', 'near it: window')
+    """
+    names = list(dict.fromkeys(names))
+    if longer := [each for each in names if each.startswith(f"{name}.")]:
+        return f"these start so: {', '.join(longer)}"
+    found = get_close_matches(name, names, 3, 0.4)
+    return f"near it: {', '.join(found)}" if found else "python -m theory lists all"
+
+
 class Bounds(dict[str, Bound]):
-    """Bounds by name; an unknown name is refused with the nearest ones."""
+    """Bounds by name; an unknown name is refused with those that start so, or the nearest ones."""
 
     def __missing__(self, name: str) -> Bound:
         """Raise a KeyError that helps."""
-        near = get_close_matches(name, self, 3, 0.4) or sorted(self)
-        raise KeyError(f"no bound is named {name!r}; near it: {', '.join(near)}")
+        raise KeyError(f"no bound is named {name!r}; {near(name, self)}")
 
 
 @cache

@@ -12,6 +12,9 @@ A certificate for the claim c ≥ 0 from the hypotheses h_k ≥ 0 is a list of m
   its parameters: slack s = (scale)·q ≥ 0 parametrises *every* admissible value. What is left
   is a rational function of free parameters whose factors must have coefficients of one sign.
 
+* Some values meet all conditions and relations: a claim about nothing is refused. Whether there is
+  a run that meets the hypotheses is for the reader to judge, who sees each of them by name.
+
 Nothing is evaluated numerically, and no heuristic simplification has a say.
 
 Example:
@@ -39,7 +42,7 @@ Example:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +69,11 @@ class Hypothesis:
     expr: sp.Expr
     source: "Claim | None" = None
     values: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
+
+    def put(self, names: Mapping[sp.Symbol, sp.Symbol]) -> "Hypothesis":
+        """Return the hypothesis with other names for some symbols."""
+        values = {**names, **{key: value.xreplace(names) for key, value in self.values}}
+        return replace(self, expr=self.expr.xreplace(names), values=tuple(values.items()))
 
 
 @dataclass(frozen=True)
@@ -102,47 +110,46 @@ class Claim:
         return sp.Add(*self.rhs) - sp.sympify(self.lhs)
 
     @cached_property
-    def _spoken(self) -> frozenset[Any]:
+    def spoken(self) -> frozenset[Any]:
         """The symbols of the claim and of all that it rests on."""
-        spoken = set(self.expr.free_symbols)
+        own = [self.expr, *(condition.expr for condition in self.conditions)]
+        spoken = sp.Tuple(*own, *self.relations).free_symbols
         for hypothesis in self.hypotheses:
             spoken |= hypothesis.expr.free_symbols
-            if hypothesis.source is not None:
-                values = dict(hypothesis.values)
-                for symbol in hypothesis.source._spoken:
-                    spoken |= sp.sympify(values.get(symbol, symbol)).free_symbols
+            values = dict(hypothesis.values)
+            for symbol in hypothesis.source.spoken if hypothesis.source else ():
+                spoken |= sp.sympify(values.get(symbol, symbol)).free_symbols
         return frozenset(spoken)
 
-    def _check_renaming(self, pairs: tuple[tuple[sp.Symbol, sp.Expr], ...]) -> None:
-        """Refuse what would tear the Gram entries of one vector apart."""
-        if not all(isinstance(key, sp.Symbol) for key, _ in pairs):
-            raise ValueError(f"{self.name}: only symbols can be given values: {pairs}")
-        keys = {key for key, _ in pairs}
-        kept, others = self._spoken - keys, self.expr.free_symbols - keys
-        for key, value in pairs:
-            # A vector of which only assumptions speak is any vector: it gives way to a namesake.
-            if value in (others if isinstance(key, Entry) else kept) and not key.is_nonnegative:
-                raise ValueError(f"{self.name}: {key} cannot become {value}, which it speaks of")
-            if isinstance(key, Entry):
-                squares = all(len({*e.bases}) == 1 for e in sp.Tuple(key, value).atoms(Entry))
-                signed = value.is_nonnegative or isinstance(value, Entry)
-                alone = not any(key.bases[0] in getattr(e, "bases", ()) for e in others)
-                if not (squares and signed and alone):
-                    raise ValueError(f"{self.name}: {key} cannot become {value}: it is no square")
+    def _may_become(self, key: Any, value: sp.Expr, given: Mapping[Any, sp.Expr]) -> bool:
+        """Return whether `value` may take a symbol's place, beside what else is `given`.
 
-    def instance(
-        self, values: Mapping[sp.Symbol, Scalar] | None = None, name: str = ""
-    ) -> Hypothesis:
+        What has no sign may be renamed, to what the claim does not speak of. A Gram entry may if it
+        is a square: to another or to a number, so that it is not torn from its vector's products.
+        """
+        bases = {base for entry in self.expr.atoms(Entry) for base in entry.bases}
+        if not isinstance(key, sp.Symbol) or any(key in base.tied for base in bases):
+            return False
+        if key.is_nonnegative and not isinstance(key, Entry):
+            return True
+        # A vector of which only assumptions speak is any vector: it gives way to a namesake.
+        kept = (self.expr.free_symbols if isinstance(key, Entry) else self.spoken) - {*given}
+        new = value.is_Symbol and value not in kept and [*given.values()].count(value) == 1
+        if isinstance(key, Entry):
+            torn = any(key.bases[0] in e.bases for e in sp.Tuple(*kept).atoms(Entry))
+            new = new and not torn and key.is_nonnegative and value.is_nonnegative
+        return bool(new)
+
+    def instance(self, values: Mapping[Any, Scalar] | None = None, name: str = "") -> Hypothesis:
         """Return this claim as a hypothesis of another, with `values` substituted.
 
         A symbol without a sign (a function value, an inner product) may only be renamed. The claim
         that uses the instance inherits this one's conditions as obligations.
         """
         pairs = tuple((key, sp.sympify(value)) for key, value in (values or {}).items())
-        self._check_renaming(pairs)
-        renamed = [value for key, value in pairs if not key.is_nonnegative]
-        if not all(value.is_Symbol for value in renamed) or len(set(renamed)) < len(renamed):
-            raise ValueError(f"{self.name}: a symbol without a sign may only be renamed: {pairs}")
+        for key, value in pairs:
+            if not self._may_become(key, value, dict(pairs)):
+                raise ValueError(f"{self.name}: {key} may only be renamed, not become {value}")
         return Hypothesis(name or self.name, self.expr.subs(pairs, simultaneous=True), self, pairs)
 
 
@@ -190,35 +197,38 @@ class Certificate:
             raise NotProvedError(f"multipliers of hypotheses that it does not have: {unknown}")
         if claim.equality and (hypotheses or self.squares):
             raise NotProvedError("an equality has neither hypotheses nor squares")
-        later: set[sp.Basic] = set()  # a relation may speak of symbols that later ones define
+        # A relation defines its symbol, and may speak of those that later ones define. And some
+        # values meet the conditions and all relations: a symbol of each is left to solve it for.
+        later = set[sp.Basic]()
         for symbol, polynomial in reversed(claim.relations):
-            if symbol in later or not region.has_root(polynomial, symbol):
+            written = region.put(polynomial)
+            defined = symbol not in later and region.has_root(polynomial, symbol)
+            free = sorted(written.free_symbols - later, key=lambda x: x != symbol)
+            if not (defined and any(region.has_root(written, x) for x in free)):
                 raise NotProvedError(f"{polynomial} = 0 does not define {symbol}", polynomial)
-            later |= polynomial.free_symbols
+            later |= polynomial.free_symbols | written.free_symbols
         for hypothesis in claim.hypotheses:
             if hypothesis.source is not None:
                 self._discharge(hypothesis, hypothesis.source, region)
-        weights = [*self.multipliers.values(), *(weight for weight, _ in self.squares)]
-        for weight in weights:
-            if not region.is_nonnegative(weight):
-                raise NotProvedError(f"not shown non-negative: {weight}", sp.sympify(weight))
-        for _, w in self.squares:
+        parts = [(weight, hypotheses[name].expr) for name, weight in self.multipliers.items()]
+        for weight, w in self.squares:
             # A square is one of reals: of rational functions, where roots are symbols.
-            for part in dict(w.terms).values() if isinstance(w, Vector) else (sp.sympify(w),):
-                normal(part)
-        squares = [norm2(w) if isinstance(w, Vector) else w**2 for _, w in self.squares]
-        parts_used = [hypotheses[name].expr for name in self.multipliers]
-        exprs = [sp.sympify(expr) for expr in (claim.lhs, *claim.rhs, *parts_used, *squares)]
+            for _, value in w.terms if isinstance(w, Vector) else [(w, w)]:
+                normal(sp.sympify(value))
+            parts.append((weight, norm2(w) if isinstance(w, Vector) else sp.sympify(w) ** 2))
+        if negative := [weight for weight, _ in parts if not region.is_nonnegative(weight)]:
+            raise NotProvedError(f"not shown non-negative: {negative[0]}", sp.sympify(negative[0]))
+        exprs = [sp.sympify(each) for each in (claim.lhs, *claim.rhs, *(expr for _, expr in parts))]
         bases = {base for entry in sp.Tuple(*exprs).atoms(Entry) for base in entry.bases}
         if len({base.name for base in bases}) < len(bases):
             raise NotProvedError(f"two vectors have one name: {sorted(b.name for b in bases)}")
-        for expr in exprs:
-            if not all(symbol.is_real for symbol in expr.free_symbols):
-                raise NotProvedError(f"not shown real: {expr}", expr)
-            if not region.is_regular(expr):
-                raise NotProvedError(f"denominator not shown non-zero: {expr}", expr)
-        products = (x * y for x, y in zip(weights, [*parts_used, *squares], strict=True))
-        if rest := remainder(claim.expr - sp.Add(*products), claim.relations):
+        symbols = sp.Tuple(*exprs, *(weight for weight, _ in parts)).free_symbols
+        if unreal := [symbol for symbol in symbols if not symbol.is_real]:
+            raise NotProvedError(f"not shown real: {unreal}")
+        if open_at := [expr for expr in exprs if not region.is_regular(expr)]:
+            raise NotProvedError(f"denominator not shown non-zero: {open_at[0]}", open_at[0])
+        proved = sp.Add(*(weight * expr for weight, expr in parts))
+        if rest := remainder(claim.expr - proved, claim.relations):
             raise NotProvedError(f"not an identity, remaining: {sp.expand(rest)}", rest)
 
     def _discharge(self, hypothesis: Hypothesis, source: Claim, region: Region) -> None:
@@ -235,6 +245,5 @@ class Certificate:
             if not shown(expr):
                 raise NotProvedError(f"{hypothesis.name} needs {condition.text}", expr)
         for _, polynomial in source.relations:
-            rest = remainder(polynomial.subs(values, simultaneous=True), self.claim.relations)
-            if rest:
+            if rest := remainder(polynomial.subs(values, simultaneous=True), self.claim.relations):
                 raise NotProvedError(f"{hypothesis.name} needs {polynomial} = 0", rest)

@@ -20,7 +20,6 @@ Example:
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,12 +28,12 @@ import sympy as sp
 from theory import symbols
 from theory.bound import Bound
 from theory.catalogue import bounds
-from theory.certificate import Condition
 from theory.claims.nonconvex import AVERAGE
 from theory.claims.resent import behind_link
+from theory.compose import compose, put
 from theory.horizon import NEEDS, UNROLLED, of_condition, of_formula
 from theory.minimum import positive_roots
-from theory.parts import Part, whole
+from theory.parts import Mix, Part, whole
 
 RATES = (
     "N", "N.tuned", "N.partial.fixed", "N.fresh", "S", "S.tuned", "S.simple", "C", "P", "P.tuned",
@@ -53,36 +52,55 @@ class Chain:
 
         Chain(top_k_feedback(0.01), resend(0.05), delay(8), workers=16)
 
+    A chain may end in one mix, where workers do not all get the same: `gossip(rho)`, CHOCO's
+    compressed one, `choco(gamma, slow, fast)`, gradient `tracking(rho, apart)`, local SGD's
+    `average(every)`, or `diloco(every, learning_rate, momentum)`, whose gain allows nothing before
+    it but unbiased compression. B is then a root mean square over workers:
+
+        Chain(delay(8), tracking(0.9, 1.2), workers=16)
+
     Attributes:
-        parts: the relaxations.
+        parts: the relaxations, and the mix.
         workers: p.
+        gain: the global iterate moves by αG times the mean of the gradients; 1 but for DiLoCo.
+        values: the numbers of the parts' symbols.
         elastic_constant: the bound of B in the parts' symbols, and in M.
     """
 
-    def __init__(self, *parts: Part, workers: int = 1):
+    def __init__(self, *parts: Part | Mix, workers: int = 1):
         """Compose the parts.
 
         Raises:
             TypeError: for what is no part.
-            ValueError: for unbiased compression behind another part, or workers below 1.
+            ValueError: for an order in which no constant is proved, or workers below 1.
         """
         for part in parts:
-            if not isinstance(part, Part):
+            if not isinstance(part, Part | Mix):
                 raise TypeError(f"{part!r} is no part of a chain; pass delay(…), feedback(…), …")
-        if any(part.kind == "unbiased" for part in parts[1:]):
+        self.parts, self.workers = parts, whole("workers", workers, 1)
+        self._relaxations = [part for part in parts if isinstance(part, Part)]
+        mixes = [part for part in parts if isinstance(part, Mix)]
+        if mixes and mixes != [parts[-1]]:
+            raise ValueError(
+                f"{self.label}: a mix comes last; behind it what is held would let views drift "
+                "apart without limit"
+            )
+        if any(part.kind == "unbiased" for part in self._relaxations[1:]):
             raise ValueError(
                 "unbiased compression behind another part would lose what that part holds back; "
                 "put it first, or use feedback"
             )
-        self.parts, self.workers = parts, whole("workers", workers, 1)
-        self._symbols: list[sp.Symbol] = []
-        for part in parts:
-            name = part.symbol.name
-            while any(symbol.name == name for symbol in self._symbols):
-                name += "'"
-            signs = part.symbol.assumptions0
-            self._symbols.append(sp.Symbol(name, **signs))
-        self.elastic_constant = self._compose()
+        outer = [mix for mix in mixes if mix.gain is not None]
+        if outer and any(part.kind != "unbiased" and part.value for part in self._relaxations):
+            raise ValueError(
+                f"{self.label}: an outer optimizer multiplies what reaches it, not what is held "
+                "before it; pass it alone, or behind unbiased compression (it takes delay= itself)"
+            )
+        # Without outer optimizer, views of one worker, or of complete averages, are all alike.
+        spread = [mix for mix in mixes if mix.bounds and workers > 1]
+        self._mix = next(iter(outer or spread), None)
+        self.gain = (self._mix and self._mix.gain) or 1.0
+        self.elastic_constant, self.values = compose(self._relaxations, self._mix)
 
     @property
     def label(self) -> str:
@@ -93,57 +111,9 @@ class Chain:
         """Return the parts and the elastic constant."""
         return f"<Chain {self.label}, p = {self.workers}: B ≤ {self.constant(M=1):.4g}·M>"
 
-    @property
-    def values(self) -> dict[sp.Symbol, float]:
-        """The numbers of the parts' symbols."""
-        return {s: part.value for s, part in zip(self._symbols, self.parts, strict=True)}
-
-    def _compose(self) -> Bound:
-        bound = bounds()["synchronous"]
-        before = bound  # what stands before the present run of holds
-        mean, variance = sp.S.Zero, sp.S.Zero
-        scale, conditions = sp.S.One, dict[sp.Expr, Condition]()
-        for part, symbol in zip(self.parts, self._symbols, strict=True):
-            if part.value == 0:
-                continue  # it holds nothing back
-            if part.kind == "unbiased":
-                scale = sp.sqrt(1 + symbol)
-                continue
-            setting, spread = part.settings(symbol)
-            if part.kind == "hold":
-                # Holds in a row hold back the sum of their numbers of steps.
-                mean, variance = mean + setting, variance + spread
-                bound = _held(before, mean, variance)
-                conditions |= {each.expr: each for each in bound.conditions}
-                continue
-            if part.kind == "masks":
-                bound = self._masked(bound, setting)
-            elif before.expr == 0 and variance == 0 and mean != 0:
-                bound = _put(bounds()["chain.behind"], {symbols.rho: setting, symbols.tau: mean})
-            else:
-                bound = _then(bound, "contraction", "chain.contraction", {symbols.rho: setting})
-            before, mean, variance = bound, sp.S.Zero, sp.S.Zero
-            conditions |= {each.expr: each for each in bound.conditions}
-        terms = tuple(term.subs(symbols.M, scale * symbols.M) for term in bound.terms)
-        return replace(bound, name="chain", terms=terms, conditions=tuple(conditions.values()))
-
-    def _masked(self, before: Bound, steps: sp.Expr) -> Bound:
-        """Return the least of the rules for any masks, with this chain's numbers."""
-        if before.expr == 0:
-            return _put(bounds()["shared_memory"], {symbols.tau: steps})
-        settings = {symbols.tau: steps, symbols.B1: before.expr}
-        rules = {}
-        for size in ("small", "large"):
-            rule = _put(bounds()[f"chain.masks.{size}"], settings)
-            try:
-                rules[_put(rule, {**self.values, symbols.M: 1}).at()] = rule
-            except ValueError:  # "large" holds for B₁ ≥ M/√2
-                continue
-        return rules[min(rules)]
-
     def constant(self, M: float) -> float:
         """Return B in numbers, for a second moment E‖G̃‖² ≤ M²."""
-        return _put(self.elastic_constant, {**self.values, symbols.M: M}).at()
+        return put(self.elastic_constant, {**self.values, symbols.M: M}).at()
 
     def costs(self) -> list[tuple[str, float]]:
         """Return each part's label and the share of B that the chain without it would save.
@@ -159,7 +129,7 @@ class Chain:
         return [(part.label, share) for part, share in zip(self.parts, saved, strict=True)]
 
     def rate(self, name: str = "N") -> Bound:
-        """Return a rate of the catalogue with this chain's numbers put in.
+        """Return a rate of the catalogue with this chain's numbers put in; α is a worker's step.
 
         Args:
             name: of a rate in B, such as "N", "S", "C", "P", "N.tuned"; or "W" for the rate of
@@ -171,20 +141,28 @@ class Chain:
         if name != "W" and name not in RATES:
             raise ValueError(f"{name!r} is no rate in B; pass one of {', '.join(RATES)}, or W")
         rate = self._oblivious() if name == "W" else self._elastic(name)
-        return _put(rate, {symbols.p: self.workers})
+        return put(rate, {symbols.p: self.workers})
 
     def _elastic(self, name: str) -> Bound:
-        rate = bounds()[name].put(B=_put(self.elastic_constant, self.values).expr)
-        if self.parts and self.parts[0].kind == "unbiased":
-            noise = symbols.sigma**2 + self.parts[0].value * symbols.M**2
+        rate = bounds()[name].put(B=put(self.elastic_constant, self.values).expr / self.gain)
+        if self.gain != 1:
+            rate = put(rate, {symbols.alpha: self.gain * symbols.alpha})
+            rate = replace(rate, quantity=rate.quantity.replace("at α", "at Gα"))
+        if self._compressed:
+            noise = symbols.sigma**2 + self._relaxations[0].value * symbols.M**2
             rate = rate.put(sigma=sp.sqrt(noise))
         return rate
 
+    @property
+    def _compressed(self) -> bool:
+        """Whether there is unbiased compression."""
+        return any(part.kind == "unbiased" and part.value for part in self._relaxations)
+
     def _oblivious(self) -> Bound:
-        parts = [part for part in self.parts if part.value]  # the others hold nothing
+        parts = [part for part in self._relaxations if part.value]  # the others hold nothing
         kinds = [part.kind for part in parts]
         fed = kinds[:1] == ["contraction"] and parts[0].symbol == symbols.gamma
-        if set(kinds[fed:]) - {"hold"}:
+        if set(kinds[fed:]) - {"hold"} or self._mix:
             raise ValueError(
                 "without M, rates are proved for feedback, or none, before delays and resends; "
                 f"this chain is {self.label}"
@@ -257,7 +235,8 @@ class Chain:
 
         Returns:
             T at the textbook step, α = √(p/T), or ln T/(cT) for S and P; and at exact SGD's best
-            one, such as √(2Δp/(TLσ²)) for N. Both so large that α is within `largest_step`.
+            one, such as √(2Δp/(TLσ²)) for N. Both so large that α is within `largest_step`. With a
+            gain G these are Gα.
 
         Raises:
             TypeError: if an argument that the rate needs is missing.
@@ -269,7 +248,7 @@ class Chain:
         given = {"M": M, "Delta": Delta, "dist_0": dist_0, "c": c}
         if missing := [key for key in NEEDS[name] if given[key] is None]:
             raise TypeError(f"the horizon of {name} also needs {' and '.join(missing)}")
-        if self.parts and self.parts[0].kind == "unbiased" and self.parts[0].value:
+        if self._compressed:
             raise ValueError("unbiased compression adds noise at every T; compare rates instead")
         if not sigma > 0:
             raise ValueError(
@@ -283,7 +262,7 @@ class Chain:
             **{vars(symbols)[key]: given[key] for key in NEEDS[name] if key != "M"},
         }
         if M is not None and name != "W":
-            known[symbols.B] = self.constant(M)
+            known[symbols.B] = self.constant(M) / self.gain
         if name in UNROLLED:
             return of_condition(name, known)
         held = sp.S.Zero
@@ -293,7 +272,7 @@ class Chain:
             held = sp.cancel((more / scale).subs(list(known.items())))
         limits = self.rate(name).put(L=L).conditions
         strict = any(c.strict for c in limits if c.expr.free_symbols == {symbols.alpha})
-        return of_formula(name, known, held, self.largest_step(name, L=L), strict)
+        return of_formula(name, known, held, self.gain * self.largest_step(name, L=L), strict)
 
     def report(
         self,
@@ -330,10 +309,9 @@ class Chain:
                 lines.append(f"  {rate.name:20}  {rate.quantity} ≤ {_rounded(rate.expr)}")
                 lines.append(f"    largest step        α = {step:.4g}")
                 book, best = self.horizon(epsilon, name, L=L, sigma=sigma, **given)
-                usual = "ln T/(cT)" if name in UNROLLED else "√(p/T)"
-                lines.append(
-                    f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at α = {usual}"
-                )
+                usual = "α" if self.gain == 1 else "Gα"
+                usual += " = ln T/(cT)" if name in UNROLLED else " = √(p/T)"
+                lines.append(f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at {usual}")
                 lines.append(
                     f"                        from T = {best:.3g} at exact SGD's best step"
                 )
@@ -345,21 +323,3 @@ class Chain:
 def _rounded(expr: sp.Expr) -> sp.Basic:
     """Return an expression with its floating-point numbers to four digits."""
     return expr.xreplace({number: sp.Float(number, 4) for number in expr.atoms(sp.Float)})
-
-
-def _then(before: Bound, alone: str, after: str, settings: Mapping[sp.Symbol, Any]) -> Bound:
-    """Return the bound of a part behind another, or alone if that holds nothing."""
-    if before.expr == 0:
-        return _put(bounds()[alone], settings)
-    return _put(bounds()[after], {**settings, symbols.B1: before.expr})
-
-
-def _held(before: Bound, mean: sp.Expr, variance: sp.Expr) -> Bound:
-    """Return the bound of an in-order hold of N messages behind a part."""
-    steps = {symbols.square_N: mean**2 + variance, symbols.share: 1, symbols.B1: before.expr}
-    return _put(bounds()["oblivious" if before.expr == 0 else "chain.random"], steps)
-
-
-def _put(bound: Bound, settings: Mapping[sp.Symbol, Any]) -> Bound:
-    """Return the bound with those settings that it depends on."""
-    return bound.put(**{s.name: v for s, v in settings.items() if s in bound.parameters})

@@ -51,7 +51,7 @@ def assumed(claim: Claim) -> Iterator[tuple[str, sp.Expr]]:
         for text, expr in assumed(hypothesis.source):
             # Where a parameter has been given a value, that is what is assumed.
             values = [pair for pair in hypothesis.values if pair[0] in expr.free_symbols]
-            scalar = all(symbol.is_nonnegative for symbol in expr.free_symbols)
+            scalar = not expr.atoms(Entry) and all(s.is_nonnegative for s in expr.free_symbols)
             told = [pair for pair in values if pair[1].is_number or scalar]
             given = [f"{key} = {value}" for key, value in told if not value.is_Symbol]
             if given:

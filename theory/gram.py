@@ -43,7 +43,7 @@ class Base:
         deviation: its mean over the workers is zero.
         variance: for noise, ‖ξ‖²; None for a vector that is not noise.
         workers: for the mean over the workers of a noise, their number.
-        after: the names of the noises on which it depends, in alphabetical order.
+        after: the names of the noises on which it depends, in alphabetical order; noise, on itself.
     """
 
     name: str
@@ -52,9 +52,17 @@ class Base:
     workers: sp.Expr | None = None
     after: tuple[str, ...] = ()
 
+    @property
+    def tied(self) -> set[Any]:
+        """What its entries rest on: names, its own and its noises', and symbols of a variance."""
+        scalars = sp.Tuple(self.variance or 1, self.workers or 1)
+        return {self.name, *self.after, *scalars.free_symbols}
+
 
 class Entry(sp.Symbol):
     """The Gram entry ⟨a, b⟩ of two base vectors; for others of these names it is another symbol.
+
+    ⟨a, a⟩ is non-negative, and ⟨a, b⟩ of any sign.
 
     Attributes:
         bases: a and b, by name.
@@ -67,7 +75,8 @@ class Entry(sp.Symbol):
     def __new__(cls, *bases: Base) -> "Entry":
         """Return the entry, named after its vectors."""
         bases = tuple(sorted(bases, key=lambda base: base.name))
-        entry = sp.Symbol.__xnew__(cls, f"⟨{','.join(base.name for base in bases)}⟩", real=True)
+        name, square = f"⟨{','.join(base.name for base in bases)}⟩", bases[0] == bases[1]
+        entry = sp.Symbol.__xnew__(cls, name, real=True, nonnegative=square or None)
         entry.bases, entry.told = bases, sp.srepr([vars(base) for base in bases])
         return entry
 
@@ -81,16 +90,20 @@ class Entry(sp.Symbol):
 
 @dataclass(frozen=True)
 class Vector:
-    """A linear combination of base vectors."""
+    """A linear combination of base vectors, each with its coefficient, which is not zero."""
 
     terms: tuple[tuple[Base, sp.Expr], ...]
 
+    def __post_init__(self) -> None:
+        """Collect the terms of each base vector."""
+        terms = dict[Base, Any]()
+        for base, value in self.terms:
+            terms[base] = terms.get(base, 0) + value
+        object.__setattr__(self, "terms", tuple(term for term in terms.items() if term[1] != 0))
+
     def __add__(self, other: "Vector") -> "Vector":
         """Return the sum."""
-        terms = dict(self.terms)
-        for base, coefficient in other.terms:
-            terms[base] = terms.get(base, sp.S.Zero) + coefficient
-        return Vector(tuple(terms.items()))
+        return Vector(self.terms + other.terms)
 
     def __mul__(self, scalar: Scalar) -> "Vector":
         """Return a multiple."""
@@ -100,7 +113,7 @@ class Vector:
 
     def __neg__(self) -> "Vector":
         """Return the negative."""
-        return -1 * self
+        return self * -1
 
     def __sub__(self, other: "Vector") -> "Vector":
         """Return the difference."""
@@ -122,14 +135,15 @@ def vector(name: str, after: Vector = ZERO) -> Vector:
 
     Args:
         name: its unique name.
-        after: a combination of the noises on which it depends; of all others it is independent.
+        after: a combination of the noises on which it depends, or of vectors that depend on them;
+            of all other noises it is independent.
 
     Example:
         >>> xi = noise("ξ", sp.Symbol("V"))
         >>> inner(vector("a"), xi), inner(vector("b", after=xi), xi)
         (0, ⟨b,ξ⟩)
     """
-    names = {base.name for base, _ in after.terms if base.variance is not None}
+    names = {noise for base, _ in after.terms for noise in base.after}
     return _single(Base(name, after=tuple(sorted(names))))
 
 
@@ -161,7 +175,7 @@ def noise(name: str, variance: sp.Expr) -> Vector:
     """
     if sp.sympify(variance).is_negative:
         raise ValueError(f"noise {name} has the negative variance {variance}")
-    return _single(Base(name, variance=sp.sympify(variance)))
+    return _single(Base(name, variance=sp.sympify(variance), after=(name,)))
 
 
 def mean(v: Vector, p: Scalar) -> Vector:
@@ -177,33 +191,40 @@ def mean(v: Vector, p: Scalar) -> Vector:
     workers = sp.sympify(p)
     if not workers.is_positive or (workers.is_number and workers < 1):
         raise ValueError(f"p = {p} is no number of workers")
-    result = ZERO
-    for base, coefficient in v.terms:
-        if base.variance is not None and base.workers is None:
-            base = replace(base, workers=workers)
-        if not base.deviation:
-            result += Vector(((base, coefficient),))
-    return result
+
+    def averaged(base: Base) -> Base:
+        return base if base.variance is None else replace(base, workers=base.workers or workers)
+
+    return Vector(tuple((averaged(base), x) for base, x in v.terms if not base.deviation))
+
+
+def sides(v: Vector) -> set[bool]:
+    """Return which parts a vector has: what all workers share (False), deviations from it (True).
+
+    Example:
+        >>> (
+        ...     sides(per_worker("g")) == {True, False},
+        ...     sides(per_worker("g") - mean(per_worker("g"), 4)),
+        ... )
+        (True, {True})
+    """
+    common = mean(v, next((base.workers for base, _ in v.terms if base.workers), 1))
+    return {side for side, part in ((False, common), (True, v - common)) if part.terms}
 
 
 def _entry(a: Base, b: Base) -> sp.Expr:
     """Return ⟨a, b⟩ of two base vectors."""
-    if a.variance is not None and b.variance is not None:
-        if a.name != b.name:
-            return sp.S.Zero  # independent, and each has mean zero
+    if a.name == b.name and a.variance is not None:
         if a.variance != b.variance or (a.workers and b.workers and a.workers != b.workers):
             raise ValueError(f"two noises, or means of other numbers of workers: {a}, {b}")
         # (1/p²) Σ_i Σ_j E ξ_i·ξ_j has only its p diagonal terms.
         return a.variance / (a.workers or b.workers or sp.S.One)
-    if a.variance is not None or b.variance is not None:
-        xi, other = (a, b) if a.variance is not None else (b, a)
-        if xi.name not in other.after or (xi.workers and other.deviation):
-            return sp.S.Zero  # independent, or a mean and a deviation
-    elif a.name == b.name and a != b:
+    if a.name == b.name and a != b:
         raise ValueError(f"two vectors are named {a.name}")
-    elif a.deviation != b.deviation:
-        return sp.S.Zero  # the workers' deviations sum to zero
-    return Entry(a, b)
+    # What does not depend on a noise is independent of it; deviations from a mean sum to zero.
+    free = any(x.variance is not None and x.name not in y.after for x, y in ((a, b), (b, a)))
+    own = any(base.variance is not None and base.workers is None for base in (a, b))
+    return sp.S.Zero if free or (a.deviation != b.deviation and not own) else Entry(a, b)
 
 
 def inner(v: Vector, w: Vector) -> sp.Expr:
@@ -223,19 +244,3 @@ def inner(v: Vector, w: Vector) -> sp.Expr:
 def norm2(v: Vector) -> sp.Expr:
     """Return ‖v‖² = ⟨v, v⟩ in Gram entries."""
     return inner(v, v)
-
-
-def entry(v: Vector, w: Vector) -> sp.Symbol:
-    """Return the Gram entry of two vectors whose inner product is a single one.
-
-    Raises:
-        ValueError: if it is not.
-
-    Example:
-        >>> entry(vector("b"), vector("a"))
-        ⟨a,b⟩
-    """
-    symbol = inner(v, w)
-    if not isinstance(symbol, sp.Symbol):
-        raise ValueError(f"the inner product is no single Gram entry: {symbol}")
-    return symbol

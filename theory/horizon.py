@@ -26,8 +26,6 @@ NEEDS = {
 }
 """The rates whose horizons are known, and what they need besides L and σ."""
 UNROLLED = {"S": unrolled.S, "P": unrolled.P}
-MOST = 1e13
-"""Beyond as many steps, best steps of S and P are lost to rounding."""
 FINE = 400
 """Points of the grid."""
 NUDGE = 1e-12
@@ -91,18 +89,18 @@ def of_condition(name: str, known: Known) -> tuple[float, float]:
                 return False
 
         lasting = max(2.0, math.exp(2) * once[0])
-        found.append(_earlier(holds, _first(holds, lasting, MOST), lasting, once[0]))
+        found.append(_earlier(holds, _first(holds, lasting), lasting, once[0]))
     return found[0], found[1]
 
 
-def _first(holds: Callable[[float], bool], start: float, most: float = math.inf) -> float:
+def _first(holds: Callable[[float], bool], start: float) -> float:
     """Return the first T ≥ start for which a condition holds that then lasts."""
     if holds(start):
         return start
     low, high = start, 2 * start
     while not holds(high):
         low, high = high, 2 * high
-        if high > most or math.isinf(high):
+        if math.isinf(high):
             raise ValueError(f"no T up to {low:.0g} is large enough")
     return _between(holds, low, high)
 

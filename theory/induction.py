@@ -26,12 +26,14 @@ from typing import Any
 import sympy as sp
 
 from theory.certificate import Certificate, Claim, Hypothesis, Square
-from theory.gram import Entry, Scalar, Vector
+from theory.gram import Scalar, Vector, sides
 from theory.region import Condition, NotProvedError, Region
 
 Argument = tuple[tuple[Hypothesis, ...], Mapping[str, Scalar], tuple[Square, ...]]
 SO_FAR = "so far"
 """The name of the induction hypothesis."""
+OF_EACH = " of each step"
+"""What the names of the state's symbols end in where every step's are meant, not the last one's."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,14 @@ class Induction:
 
     @property
     def claim(self) -> Claim:
-        """The claim after any number of steps, with the hypotheses of all steps."""
-        return self._claim("", self.now, *self.start_by[0], *self.step_by[0])
+        """The claim after any number of steps, with the hypotheses of all steps.
+
+        What those say of the state, they say of each step's, which is not the last one's.
+        """
+        scalars = [old for old in self.now if isinstance(old, sp.Symbol)]
+        each = {old: sp.Symbol(old.name + OF_EACH, **old.assumptions0) for old in scalars}
+        steps = (step.put(each) for step in self.step_by[0])
+        return self._claim("", self.now, *self.start_by[0], *steps)
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:
@@ -84,59 +92,44 @@ class Induction:
         )
 
     def check(self) -> Claim:
-        """Prove the claim, or raise `NotProvedError` as `Certificate.check` does."""
-        self._check_vectors()
-        region = Region(self.conditions)
-        given = set().union(*(h.expr.free_symbols for h in self.step_by[0]))
-        self._check_closed()
+        """Prove the claim, or raise `NotProvedError` as `Certificate.check` does.
+
+        The state is symbols and vectors, which become others of their sign, or kind. Noise of a
+        step is new to it. What else the claim speaks of stays as it is: that must not be the
+        state's own, nor depend on such noise. A state of other names shows what that is.
+        """
+        assumed = {*self.start_by[0], *self.step_by[0]}
+        if len({hypothesis.name for hypothesis in assumed}) < len(assumed):
+            raise NotProvedError(f"{self.name}: two hypotheses have one name")
+        region, given = Region(self.conditions), sp.Tuple(*(h.expr for h in self.step_by[0]))
+        vectors = [v for v in self.start + self.following if isinstance(v, Vector)]
+        noises = tuple({noise for v in vectors for base, _ in v.terms for noise in base.after})
+        own, other = list[Any](), list[Any]()
         for old, first, new in zip(self.now, self.start, self.following, strict=True):
-            if old == new or (isinstance(new, sp.Symbol) and new not in given):
-                raise NotProvedError(f"{self.name}: {new} is no next value of {old}")
-            for value in (first, new) if isinstance(old, sp.Symbol) else ():
-                if not region.has_sign_of(value, old):
-                    raise NotProvedError(f"{self.name}: sign of {old} not shown: {value}", value)
+            if isinstance(old, Vector):
+                lead = {b.deviation for b, x in old.terms if x == 1 and b.name not in own}
+                any_such = lead == sides(old) and not any(base.after for base, _ in old.terms)
+                fits = all(sides(value) <= sides(old) for value in (first, new))
+                own += [base.name for base, _ in old.terms]
+                fresh = [(replace(b, name=f"~{b.name}", after=noises), x) for b, x in old.terms]
+                other.append(Vector(tuple(fresh)))
+            else:
+                names = {base.name for base in getattr(old, "bases", ())} or {old}
+                any_such = isinstance(old, sp.Symbol) and len(names) == 1 and not names & {*own}
+                fits = all(region.has_sign_of(value, old) for value in (first, new))
+                own += names
+                other.append(sp.Dummy(**old.assumptions0))
+            unmoved = old == new or (isinstance(new, sp.Symbol) and new not in given.free_symbols)
+            if unmoved or not (any_such and fits):
+                raise NotProvedError(f"{self.name}: not the sign or kind of {old}: {first}, {new}")
+        spoken = {*self._claim("", tuple(other)).spoken}
+        for base in {base for symbol in spoken for base in getattr(symbol, "bases", ())}:
+            spoken |= base.tied if base.name[0] != "~" else set()
+        if spoken & {*own, *noises}:
+            raise NotProvedError(f"{self.name}: not all of {own} moves on")
         for certificate in self.certificates:
             certificate.check()
         return self.claim
-
-    def _check_closed(self) -> None:
-        """Refuse what speaks of the run's own state, but not as `state` says: it would not move on.
-
-        A symbol that an expression in the state keeps from step to step is a constant.
-        """
-        own, fresh = set(), []
-        for old, new in zip(self.now, self.following, strict=True):
-            if isinstance(old, Vector):
-                own |= {base.name for base, _ in old.terms}
-                renamed = ((replace(base, name=f"next {base.name}"), x) for base, x in old.terms)
-                fresh.append(Vector(tuple(renamed)))
-            else:
-                moves = () if isinstance(old, sp.Symbol) else sp.sympify(new).free_symbols
-                own |= sp.sympify(old).free_symbols.difference(moves)
-                fresh.append(sp.Dummy(**sp.sympify(old).assumptions0))
-        relations = [part for relation in self.relations for part in relation]
-        said = (self._claim("", tuple(fresh)).expr, *(c.expr for c in self.conditions), *relations)
-        for symbol in set().union(*(expr.free_symbols for expr in said)):
-            if own & {symbol, *(base.name for base in getattr(symbol, "bases", ()))}:
-                raise NotProvedError(
-                    f"{self.name}: {symbol} is the run's own, and does not move on"
-                )
-
-    def _check_vectors(self) -> None:
-        """Refuse a start or a next state that is none of the vectors of which the claim speaks.
-
-        Noise of a step is new to the state; so nothing else in the claim may depend on it.
-        """
-        entries = self._claim("", self.now).expr.atoms(Entry)
-        others = {noise for entry in entries for base in entry.bases for noise in base.after}
-        for now, *values in zip(self.now, self.start, self.following, strict=True):
-            own = {base for base, _ in now.terms} if isinstance(now, Vector) else set()
-            fixed = others.difference(*(base.after for base in own))
-            for base in {base for v in values if isinstance(v, Vector) for base, _ in v.terms}:
-                noises = {*base.after, *((base.name,) if base.variance is not None else ())}
-                apart = base.deviation or (base.variance is not None and base.workers is None)
-                if (apart and not any(each.deviation for each in own)) or noises & fixed:
-                    raise NotProvedError(f"{self.name}: {base.name} is no part of such a vector")
 
 
 Proof = Certificate | Induction

@@ -6,14 +6,14 @@ What is left is a rational function of free parameters, whose factors must have 
 sign.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import sympy as sp
 
-from theory.gram import Scalar
+from theory.gram import Entry, Scalar
 
 
 class NotProvedError(ValueError):
@@ -75,7 +75,7 @@ def _fraction(expr: Scalar) -> tuple[sp.Expr, sp.Expr]:
     return domain.to_sympy(numerator), domain.to_sympy(denominator)
 
 
-def remainder(expr: sp.Expr, relations: Iterable[tuple[sp.Symbol, sp.Expr]] = ()) -> sp.Expr:
+def remainder(expr: sp.Expr, relations: Sequence[tuple[sp.Symbol, sp.Expr]] = ()) -> sp.Expr:
     """Return an expression that is zero only if `expr` is zero wherever the relations hold.
 
     Example:
@@ -83,16 +83,13 @@ def remainder(expr: sp.Expr, relations: Iterable[tuple[sp.Symbol, sp.Expr]] = ()
         >>> remainder((r**4 - 4) / (r + 1), [(r, r**2 - 2)]), remainder(r**3, [(r, r**2 - 2)])
         (0, 2*r)
     """
-    relations = tuple(relations)
-    for symbol, polynomial in relations:
-        if not sp.Poly(polynomial, symbol).is_monic:
-            raise NotProvedError(f"relation {polynomial} is not monic in {symbol}", polynomial)
+    if odd := [each for symbol, each in relations if not sp.Poly(each, symbol).is_monic]:
+        raise NotProvedError(f"relations not monic in their symbols: {odd}", odd[0])
     # The relations' own symbols lead, so that division reduces powers of them.
-    divisors = [polynomial for _, polynomial in relations]
-    symbols = set().union(expr.free_symbols, *(divisor.free_symbols for divisor in divisors))
-    leading = [symbol for symbol, _ in relations]
-    others = sorted(symbols.difference(leading), key=lambda symbol: symbol.sort_key())
-    domain, element = normal(expr, order := (*leading, *others))
+    leading, divisors = [symbol for symbol, _ in relations], [each for _, each in relations]
+    others = sp.Tuple(expr, *divisors).free_symbols.difference(leading)
+    order = (*leading, *sorted(others, key=lambda symbol: symbol.sort_key()))
+    domain, element = normal(expr, order)
     if not divisors:
         return domain.to_sympy(element)
     rest = element.numer.rem([normal(divisor, order)[1].numer for divisor in divisors])
@@ -104,7 +101,8 @@ class Region:
 
     The conditions are written away one by one. Condition q > 0 or q ≥ 0, bounding x, becomes
     x = value(s) with slack s = scale·q; as the equation is linear in x with a coefficient of one
-    strict sign, every admissible x is value(s) for an admissible s, so nothing is lost.
+    strict sign, every admissible x is value(s) for an admissible s, so nothing is lost. There is
+    one, but for special values of the others: value(s) is shown non-negative, and is not zero.
 
     Example:
         >>> from theory.symbols import L, alpha
@@ -115,19 +113,18 @@ class Region:
 
     def __init__(self, conditions: Iterable[Condition] = ()):
         """Write the conditions away, or raise `NotProvedError`."""
-        self._values: list[tuple[sp.Symbol, sp.Expr]] = []
+        self._values: dict[sp.Symbol, sp.Expr] = {}
         for condition in conditions:
             self._add(condition)
 
     def _add(self, condition: Condition) -> None:
         x, product = condition.solve_for, condition.scale * condition.expr
-        taken = {y for pair in self._values for part in pair for y in part.free_symbols}
-        if not x.is_positive or x in taken:
+        if not x.is_positive or x in sp.Tuple(*self._values.items()).free_symbols:
             raise NotProvedError(f"{condition.text}: cannot be solved for {x}", x)
         if not self.is_positive(condition.scale):
             raise NotProvedError(f"{condition.text}: scale not shown positive", condition.scale)
-        signs = {"positive": True} if condition.strict else {"nonnegative": True}
-        slack = sp.Dummy(f"slack({condition.text})", real=True, **signs)
+        # "None" is "not said" to be positive.
+        slack = sp.Dummy("slack", nonnegative=True, positive=condition.strict or None)
         numerator, denominator = _fraction(product)
         equation = sp.Poly(slack * denominator - numerator, x)
         if equation.degree() != 1:
@@ -135,19 +132,23 @@ class Region:
         slope, constant = equation.all_coeffs()
         if not (self.is_positive(denominator) and self._strict(slope)):
             raise NotProvedError(f"{condition.text}: not shown solvable for {x}", slope)
-        if self.is_nonnegative(constant / slope):
-            raise NotProvedError(f"{condition.text}: no {x} meets it", product)
-        self._values.append((x, -constant / slope))
+        if constant == 0 or not self.is_nonnegative(-constant / slope):
+            raise NotProvedError(f"{condition.text}: not shown that any {x} meets it", product)
+        self._values[x] = -constant / slope
+
+    def put(self, expr: Scalar) -> sp.Expr:
+        """Return an expression with the parameters that conditions bound written away."""
+        expr = sp.sympify(expr)
+        for x, value in reversed(self._values.items()):
+            expr = expr.subs(x, value)
+        return expr
 
     def _strict(self, expr: sp.Expr) -> bool:
         return self.is_positive(expr) or self.is_positive(-expr)
 
     def _sign(self, expr: Scalar) -> tuple[int, bool]:
         """Return (1, −1 or 0 for ≥ 0, ≤ 0 or unknown; whether zero is excluded)."""
-        expr = sp.sympify(expr)
-        for x, value in reversed(self._values):
-            expr = expr.subs(x, value)
-        domain, element = normal(expr)
+        domain, element = normal(self.put(expr))
         if not element:
             return 1, False
         above, strict_above = _polynomial_sign(element.numer, domain.symbols)
@@ -164,24 +165,21 @@ class Region:
 
     def has_sign_of(self, value: Scalar, symbol: sp.Symbol) -> bool:
         """Return whether `value` is shown to be a value that `symbol` may take."""
-        if symbol.is_positive:
-            return self.is_positive(value)
-        return not symbol.is_nonnegative or self.is_nonnegative(value)
+        shown = self.is_positive if symbol.is_positive else self.is_nonnegative
+        return not symbol.is_nonnegative or shown(value)
 
-    def has_root(self, polynomial: sp.Expr, symbol: sp.Symbol) -> bool:
+    def has_root(self, polynomial: sp.Expr, symbol: Any) -> bool:
         """Return whether a polynomial is shown to have a root that `symbol` may be.
 
         A polynomial that is at most zero at zero, and grows, has a non-negative root. Where it is
-        zero at zero, a positive symbol leaves that boundary out.
+        zero at zero, a positive symbol leaves that boundary out. Gram entries are not for choosing.
         """
         numerator = sp.Poly(_fraction(polynomial)[0], symbol)
-        if numerator.degree() < 1 or not symbol.is_real:
-            return False
-        if not symbol.is_nonnegative:
-            return numerator.degree() == 1 and self._strict(numerator.LC())
         first, last = numerator.LC(), numerator.TC()
-        ends = ((first, -last), (-first, last))
-        return last != 0 and any(all(map(self.is_nonnegative, pair)) for pair in ends)
+        if numerator.degree() < 1 or isinstance(symbol, Entry) or not symbol.is_real:
+            return False
+        below = last != 0 and self.is_nonnegative(-last / first)
+        return self._strict(first) and (below if symbol.is_nonnegative else numerator.degree() == 1)
 
     def is_regular(self, expr: Scalar) -> bool:
         """Return whether expr's denominator, in lowest terms, is shown to have no zero."""

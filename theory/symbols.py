@@ -94,7 +94,7 @@ best = _positive("α*", "the step size that minimises a bound")
 start_cost = _nonnegative("D", "coefficient of 1/α, or of (1 − αc)^T, in a bound")
 noise_cost = _nonnegative("S", "coefficient of α in a bound")
 drift_cost = _nonnegative("C", "coefficient of α² in a bound")
-decay_best = _nonnegative("r*^(T−1)", "(1 − α*c)^(T−1)")
+decay_best = _positive("r*^(T−1)", "(1 − α*c)^(T−1)")
 noisy = _positive("σ₊", "the noise σ where it is not zero")
 noise_held = _positive("n₁", "weight of the noise that is held: L²α²σ²n₁ in a bound")
 least = _positive("Y", "T ≥ Y ln T is asked for")
@@ -205,17 +205,19 @@ stretched = _positive("φ", "αLτ(1 + √γ): the step as a fraction of 1/(Lτ)
 gain_outer = _positive(
     "G", "outer optimizer: η/(1 − μ_m); with fragments 1 + max(|η/(1 − μ_m) − 1|, c_m)"
 )
-momentum = _positive("μ_m", "momentum of an outer optimizer, below 1")
+momentum = _nonnegative("μ_m", "momentum of an outer optimizer, below 1")
+damping = _positive("1−μ_m", "what a meeting takes off an outer momentum, at most 1")
 coast = _nonnegative(
     "c_m", "share of the outer momentum in x: ημ_m²/(1 − μ_m) (Nesterov), or ημ_m/(1 − μ_m)"
 )
-coasting = _positive("C_m", "c_m H/(1 − μ_m): how far the outer momentum carries x, in updates")
 gain_excess = _positive("G−1", "by how much the gain of an outer optimizer exceeds 1")
 slow = _positive("a_min", "gossip: at most each eigenvalue of s(I − W) but 0, s the step size")
 fast = _positive("a_max", "gossip: at least each eigenvalue of s(I − W), s the step size")
 fast_rate = _positive("r_W", "gossip: (1 − a_max)/(1 + a_max); see a_max")
 weight = _positive("γ/ρ²", "gossip: weight of what messages left unsaid, γ(1 + a_min)/(1 − a_min)")
-apart = _positive("‖I−W‖", "norm of I − W on deviations from the mean: at most 1 + ρ")
+apart = _positive("‖I−W‖", "norm of I − W on deviations from the mean: 1 − ρ to 1 + ρ")
+mixing = _nonnegative("K", "a mix keeps views within αKM of their mean, if |u| ≤ αM")
+message = _nonnegative("max‖m‖²", "the largest mean square, over workers, of messages to a mix")
 
 DEFINITIONS: dict[sp.Symbol, sp.Expr] = {
     root_gamma: sp.sqrt(gamma),
@@ -230,14 +232,17 @@ DEFINITIONS: dict[sp.Symbol, sp.Expr] = {
 }
 """What the proofs' abbreviations stand for, in the parameters that a user knows."""
 
-PARAMETERS = frozenset(
-    {alpha, L, c, p, T, B, sigma, Delta, M, dist_0, tau, q, crashed, missing, H_local, b, omega}
-    | {d, k, epsilon, active, active_min, gamma, rho, n, late, share, prob_sum, prob_var, B1}
-    | {holes, sigma_k, longest, young, ratio, memory, mean_N, square_N, held_grads, held_noise}
-    | {repeats, grad_weight, noise_held, split, beta}
-    | {gain_outer, momentum, coast, slow, fast, apart}
+RUN = frozenset(
+    {variance, noise_sum, code_var, held, held_next, mass, square_sum, worst, message, visits}
+    | {f_star, f_x, f_next, f_v, f_0, f_T, f_T1, value_T, value_sum, dist_next, dist_T, dist_T1}
+    | {grad_T, grad_sum, active_grad_sum, kept_T, kept_sum, sent_T, sent_sum, top_squares}
+    | {rest_squares, kth_square, noise_size, grad_size, view_grad, along, let_by, let_next}
+    | {gap_T, gap_N, gap_sum, view_mean_T, view_spread_T, view_sum, visits_next, window_sum}
+    | {weighted_sum, residual_T, residual_T1, residual_view, residual_sum, backlog, backlog_next}
+    | {weighted_residual, weighted_residual_sum, weighted_old, link_T, link_T1, link_sum, held_sum}
 )
-"""What a user knows or chooses; the other symbols are quantities of a run, or abbreviations."""
+"""Norms, gaps and function values along a run, which nobody sets; all else is a parameter, or made
+of parameters: what a proof assumes of those is a condition of its bound."""
 
 
 def used(*exprs: sp.Basic) -> tuple[sp.Symbol, ...]:

@@ -58,7 +58,7 @@ def choco(rng: np.random.Generator) -> Values:
     values = gram({}, {"z": z, "y": z - before, "e": e, "f": f, "u": updates[-1]})
     return values | step_size(rng, updates, each=False) | {
         "p": p, "γ": gamma, "√γ": root, "ρ": np.sqrt(rate), "r_W": (1 - fast) / (1 + fast),
-        "γ/ρ²": gamma / rate,
+        "γ/ρ²": gamma / rate, "a_min": slow,
     }  # fmt: skip
 
 
@@ -96,15 +96,28 @@ def symmetric_tracking(rng: np.random.Generator) -> Values:
         size = np.sqrt(p) * np.sign(rng.normal(size=3)) / 2
         updates[:] = vectors[:, -1:] * size
     views = c = s = np.zeros((p, 3))
-    for u in updates[:-1]:
+    for u in updates:
         D, before = views + u + c, s
         views, c, s = W @ D, W @ (c + u) - u, W @ s + u
         np.testing.assert_allclose(c, W @ s - s, atol=1e-9)
-    values = gram(
-        {}, {"D": D, "s": before, "Ws": W @ before, "WD": W @ D, "u": updates[-1],
-             "u⁻": updates[-2]},
-    )  # fmt: skip
+    values = gram({}, {"D": D, "s": before, "Ws": W @ before, "WD": W @ D, "u": u})
     return values | step_size(rng, updates, each=False) | {"p": p, "ρ": modes[-1]}
+
+
+def turned_tracking(rng: np.random.Generator) -> Values:
+    """Every pair mixes alike, so W has the eigenvalue ρ only; all updates turn their sign once."""
+    p, rho, t = int(rng.integers(2, 6)), rng.uniform(0.1, 0.95), int(rng.integers(0, 30))
+    W = rho * np.eye(p) + (1 - rho) / p
+    u = rng.normal(size=p)
+    u -= u.mean()
+    views = c = np.zeros(p)
+    largest = 0.0
+    for sign in [-1] * 1000 + [1] * t:
+        views, c = W @ (views + c + sign * u), W @ (c + sign * u) - sign * u
+        largest = max(largest, np.linalg.norm(views) / np.linalg.norm(u))
+    assert largest <= np.sqrt(rho) / (1 - rho)  # the bound of a symmetric W
+    np.testing.assert_allclose(views, 2 * t * rho**t * u, atol=1e-9)
+    return {"t": t, "ρ": rho, "r^T": rho**t}
 
 
 def hold(rng: np.random.Generator, updates: np.ndarray) -> np.ndarray:
@@ -117,23 +130,33 @@ def hold(rng: np.random.Generator, updates: np.ndarray) -> np.ndarray:
     return held
 
 
+def messages(rng: np.random.Generator, p: int) -> tuple[np.ndarray, np.ndarray, Values]:
+    """Updates, what is held of them, and what a mix behind it may know: the longest message's."""
+    updates = in_turns(rng, int(rng.integers(2, 30)), p)
+    held = hold(rng, updates)
+    squares = ((updates + held[:-1] - held[1:]) ** 2).sum(2).mean(1)
+    longest = squares.argmax()
+    known = step_size(rng, updates, each=False)
+    most = np.sqrt((held**2).sum(2).mean(1).max()) / known["α"]
+    parts = {"u": updates[longest], "h₁": held[longest], "h₁⁺": held[longest + 1]}
+    return updates, held, gram({}, parts) | known | {"p": p, "B₁": most, "max‖m‖²": squares.max()}
+
+
+def message(rng: np.random.Generator) -> Values:
+    return messages(rng, int(rng.integers(2, 6)))[2]
+
+
 def gossip_behind(rng: np.random.Generator) -> Values:
     p = int(rng.integers(2, 6))
     W = symmetric(rng, p)
-    updates = in_turns(rng, int(rng.integers(2, 30)), p)
-    held = hold(rng, updates)
-    views = following = np.zeros((p, 3))
+    updates, held, known = messages(rng, p)
+    x, views = np.zeros(3), np.zeros((p, 3))
     for u, h, after in zip(updates, held[:-1], held[1:], strict=True):
-        views = following
-        following = W @ (views + u + h - after)
-    moved = following - following.mean(0)
-    values = gram({}, {"v": views, "u": updates[-1], "h₁": held[-2], "h₁⁺": held[-1]})
-    known = step_size(rng, updates, each=False)
-    most = np.sqrt((held**2).sum(2).mean(1).max()) / known["α"]
-    return values | known | {
-        "p": p, "B₁": most, "ρ": np.linalg.norm(W - 1 / p, 2),
-        "⟨h⁺,h⁺⟩": (moved**2).sum(1).mean(),
-    }  # fmt: skip
+        x, views = x + u.mean(0), W @ (views + u + h - after)
+    gap = held[-1].mean(0) - (views - views.mean(0))
+    np.testing.assert_allclose(x - views, gap, atol=1e-9)
+    rho = np.linalg.norm(W - 1 / p, 2)
+    return known | gram({}, {"v": views, "h₁": held[-1]}) | {"K": rho / (1 - rho)}
 
 
 def gossip_behind_delay(rng: np.random.Generator) -> Values:
@@ -151,7 +174,7 @@ def gossip_behind_delay(rng: np.random.Generator) -> Values:
         updates[60:] = np.eye(3)[0]
     views = np.zeros((p, 3))
     for u in updates[:60]:
-        before, views = views, W @ (views + u)
+        views = W @ (views + u)
     h = updates[60:].sum(0)
     known = step_size(rng, updates, each=False)
     if tight and rho < 0.8:  # the runs are long enough for their limit
@@ -160,9 +183,7 @@ def gossip_behind_delay(rng: np.random.Generator) -> Values:
         np.testing.assert_allclose(gap, size * np.hypot(n, rho / (1 - rho)), rtol=1e-4)
     common = {"h": h.mean(0)}
     values = gram(common, {"v": views, "u": updates[-1], "h₁": h})
-    return values | known | {
-        "p": p, "n": n, "ρ": rho, "⟨h⁺,h⁺⟩": ((before - before.mean(0)) ** 2).sum(1).mean(),
-    }  # fmt: skip
+    return values | known | {"p": p, "n": n, "K": rho / (1 - rho)}
 
 
 def average_behind(rng: np.random.Generator) -> Values:
@@ -220,9 +241,11 @@ def late(rng: np.random.Generator) -> Values:
 EXAMPLES = {
     r"choco.*": choco,
     r"tracking(\.correction|\.attained)?": tracking,
-    r"tracking\.(step|both|symmetric)": symmetric_tracking,
-    r"chain\.gossip(\.views)?": gossip_behind,
-    r"chain\.gossip\.delay": gossip_behind_delay,
+    r"tracking\.(step|symmetric)": symmetric_tracking,
+    r"tracking\.turned": turned_tracking,
+    r"chain\.mix\.message": message,
+    r"chain\.mix": gossip_behind,
+    r"chain\.mix\.delay": gossip_behind_delay,
     r"chain\.local.*": average_behind,
     r"local\.late.*": late,
 }

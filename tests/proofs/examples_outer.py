@@ -17,7 +17,7 @@ def diloco(rng: np.random.Generator) -> Values:
     """A run that ends before a meeting, or before its result arrives; x is followed apart."""
     p, every = int(rng.integers(3, 6)), int(rng.integers(2, 5))
     late, rounds = int(rng.choice([0, 0, 1, every])), int(rng.integers(1, 12))
-    mu, nesterov = rng.uniform(0.1, 0.9), rng.random() < 0.5
+    mu, nesterov = rng.choice([0.0, rng.uniform(0.1, 0.9)]), rng.random() < 0.5
     G = rng.choice([rng.uniform(0.2, 2), rng.uniform(1.8, 2), rng.uniform(2, 8), p])
     eta, coast = G * (1 - mu), G * (mu**2 if nesterov else mu)
     n = every + late - 1
@@ -49,19 +49,21 @@ def diloco(rng: np.random.Generator) -> Values:
     if kind == 1 and G <= p:
         weight = 1 + G * (p - 2) / p
         np.testing.assert_allclose(np.linalg.norm(held[0]), (weight * n + carried) * size)
-    u, k = updates[-1], coast * known_m
-    of_all = gram({"k": k, "q": updates[:every].mean(1).sum(0), "h": d.mean(0)}, {"d": d, "u": u})
-    parts = {"u_i": u[0], "Σu_j": u[1:].sum(0), "h_d": G * d.mean(0) - d[0], "k": k}
+    u = updates[-1]
+    common = {"m": known_m, "q": updates[:every].mean(1).sum(0), "h": d.mean(0)}
+    of_all = gram(common, {"d": d, "u": u})
+    parts = {"u_i": u[0], "Σu_j": u[1:].sum(0), "h_d": G * d.mean(0) - d[0], "m": known_m}
     return of_all | gram(parts, {}) | step_size(rng, updates, each=True) | {
         "n": n, "H": every, "p": p, "G": G, "G−1": G - 1, "w": 1 + G * (p - 2) / p,
-        "μ_m": mu, "c_m": coast, "C_m": coast * every / (1 - mu),
+        "1−μ_m": 1 - mu, "c_m": coast,
     }  # fmt: skip
 
 
 def in_fragments(rng: np.random.Generator) -> Values:
     """Entries of x, each with its own meetings: with 1 + max(|G − 1|, c_m) in place of G.
 
-    d: the parts in the last n updates, the mean divided by max(|G − 1|, c_m); k: all older parts.
+    d: the parts in the last n updates, the mean divided by max(|G − 1|, c_m); m: all older parts,
+    divided by c_m.
     """
     p, every, D, T = int(rng.integers(2, 5)), int(rng.integers(2, 5)), 4, int(rng.integers(6, 40))
     mu, G = rng.uniform(0.1, 0.9), rng.uniform(0.2, 3)
@@ -69,7 +71,7 @@ def in_fragments(rng: np.random.Generator) -> Values:
     weight, n = max(abs(G - 1), coast), every - 1
     updates = rng.normal(size=(T, p, D)) + rng.normal(size=D)
     ages = np.arange(D) * every // D  # steps since an entry's last meeting
-    d, k = np.zeros((p, D)), np.zeros(D)
+    d, m = np.zeros((p, D)), np.zeros(D)
     held = np.zeros((p, D))
     for lag in range(1, T + 1):
         u = updates[T - lag]
@@ -81,11 +83,10 @@ def in_fragments(rng: np.random.Generator) -> Values:
         if lag <= n:
             d += rest + mean / weight
         else:
-            k += mean
-    np.testing.assert_allclose(weight * d.mean(0) - (d - d.mean(0)) + k, held, atol=1e-9)
-    return gram({"k": k}, {"d": d}) | step_size(rng, updates, each=False) | {
-        "n": n, "H": every, "G": 1 + weight, "G−1": weight, "μ_m": mu, "c_m": coast,
-        "C_m": coast * every / (1 - mu),
+            m += mean / coast
+    np.testing.assert_allclose(weight * d.mean(0) - (d - d.mean(0)) + coast * m, held, atol=1e-9)
+    return gram({"m": m}, {"d": d}) | step_size(rng, updates, each=False) | {
+        "n": n, "H": every, "G": 1 + weight, "G−1": weight, "1−μ_m": 1 - mu, "c_m": coast,
     }  # fmt: skip
 
 

@@ -40,8 +40,22 @@ def two_prices(rng: np.random.Generator) -> Values:
     return {"β": beta, "n": n, "p": p, "L": L, "α": alpha, "σ": rng.uniform(0.1, 2)}
 
 
+def enough_workers(rng: np.random.Generator) -> Values:
+    """As few workers as 6% more than it takes at the longest step, for any delay; or more."""
+    beta, n = rng.exponential(1.5), int(rng.integers(1, 10))
+    floor, memory = beta**2 / (1 + 2 * beta), 2 * beta**2 / (1 + beta)
+    delays = np.arange(1, 200)
+    steps = 2 / (1 + np.sqrt(1 + 8 * (delays**2 + beta**2)))
+    few = (1.5 * delays / (floor / steps**2 - memory)).max()  # (3n/(2p) + memory)α²L² = floor
+    p = max(1.0, few * rng.choice([1.06, rng.uniform(1.1, 4)]))
+    found = two_prices(rng) | {"β": beta, "n": n, "p": p}
+    longest = 2 / (1 + np.sqrt(1 + 8 * (n**2 + beta**2)))
+    return found | {"α": longest / found["L"] * rng.choice([1, rng.uniform(0.1, 1)])}
+
+
 EXAMPLES = {
     r"nofeedback\.stale(\.(step|sum))?": of(a_run, late=False),
     r"nofeedback\.stale\.attained": stuck,
-    r"feedback\.price\.(late|all)": two_prices,
+    r"feedback\.price\.(late|few)": two_prices,
+    r"feedback\.price\.all": enough_workers,
 }

@@ -111,6 +111,17 @@ def test_explanations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert "python -m theory lists all" in capsys.readouterr().err
 
 
+def test_the_beginning_of_a_name_is_answered_with_those_that_start_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyError, match=r"'W'; these start so: W\.missing, .*W\.horizon"):
+        catalogue.bounds()["W"]
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "--explain", "W")
+    told = capsys.readouterr().err
+    assert "these start so: W.missing" in told and "W.step" in told and "N.tuned" not in told
+
+
 def test_explanations_say_what_their_symbols_mean() -> None:
     for proof in PROOFS[::10]:
         text = __main__.explanation(proof.claim.name)

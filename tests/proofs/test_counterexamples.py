@@ -12,12 +12,11 @@ import pytest
 import theory
 from theory.bound import Bound
 
-BOUNDS = theory.bounds()
 SIGNS = (-1.0, 1.0)
 
 
 def constant(name: str, **values: float) -> float:
-    bound: Bound = BOUNDS[name]
+    bound: Bound = theory.bounds()[name]
     needed = {symbol.name for symbol in bound.parameters}
     return bound.at(**{key: value for key, value in values.items() if key in needed})
 

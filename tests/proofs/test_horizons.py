@@ -1,7 +1,9 @@
 """Step sizes and horizons of chains: from when on a relaxation costs next to nothing."""
 
 from collections.abc import Callable
+from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from settings import SETTING, START, at
@@ -14,6 +16,7 @@ from theory.parts import (
     delay,
     feedback,
     resend,
+    top_k_feedback,
 )
 
 SYSTEMS = [
@@ -145,6 +148,34 @@ def spare(
         more = start * (1 / T - (1 - alpha * known["c"]) ** T)
         rate, exact = rate + more, exact + more
     return (1 + epsilon) * exact - rate
+
+
+@pytest.mark.parametrize("M", [1.0, 1e3, 1e8, 1e30])
+@pytest.mark.parametrize("name", ["S", "P"])
+def test_horizons_of_long_runs_keep_their_digits(name: str, M: float) -> None:
+    """At T = 10¹⁷ and more, where (κT)^(−1/(T−1)) rounds to 1: checked with 200 digits."""
+    chain, epsilon = Chain(top_k_feedback(0.001), workers=16), 0.01
+    known = {"L": 1e3, "sigma": 1.0, "c": 0.01, "M": M}
+    found = chain.horizon(epsilon, name, **known, **{"dist_0" if name == "S" else "Delta": 1.0})
+    B, p = chain.constant(M), chain.workers
+    with mpmath.workdps(200):
+        L, c, eps = (mpmath.mpf(x) for x in (known["L"], known["c"], epsilon))
+        kappa = c**2 * p * (1 if name == "S" else 2 / L)
+
+        def spare(T: Any, alpha: Any, floor: Any) -> Any:
+            return float((eps * floor - L * B**2 * p * alpha**2) / (eps * floor))
+
+        for T, which in zip(found, ("textbook", "tuned"), strict=True):
+            assert T > 1e15
+            for longer, sign in ((1 + 1e-6, 1), (1 - 1e-6, -1)):
+                t = mpmath.mpf(T) * longer
+                if which == "textbook":
+                    alpha = mpmath.log(t) / (c * t)
+                    floor = alpha + kappa / (c * t)
+                else:
+                    alpha = (1 - (kappa * t) ** (-1 / (t - 1))) / c
+                    floor = alpha + (1 - alpha * c) / (c * t)
+                assert sign * spare(t, alpha, floor) > 0
 
 
 @pytest.mark.parametrize("name", ["S", "P"])

@@ -25,15 +25,20 @@ from theory.certificate import Claim
 from theory.roots import LinearStability
 from theory.symbols import L, alpha
 
-with warnings.catch_warnings():
-    # PEPit's docstrings hold LaTeX: their backslashes warn when they are first compiled.
-    warnings.filterwarnings("ignore", message=".*invalid escape sequence")
-    from PEPit import PEP, Point
-    from PEPit.functions import SmoothConvexFunction, SmoothFunction, SmoothStronglyConvexFunction
-
 PROOFS = catalogue.proofs()
 CLAIMS = {proof.claim.name: proof.claim for proof in PROOFS}
 Report = Callable[[str, Any], None]
+
+
+@cache
+def pepit() -> Any:
+    """Import PEPit where it is used: it takes seconds, also where its tests are left out."""
+    with warnings.catch_warnings():
+        # Its docstrings hold LaTeX: their backslashes warn when they are first compiled.
+        warnings.filterwarnings("ignore", message=".*invalid escape sequence")
+        import PEPit.functions
+    return PEPit
+
 
 # A program at the end of a claim's range has no interior, on which the solver remarks.
 pytestmark = [
@@ -56,7 +61,7 @@ def bound(name: str, values: Values) -> float:
     return sum(evaluate(term, zeros | known) for term in claim.rhs)
 
 
-def worst(problem: PEP, metric: Any) -> float:
+def worst(problem: Any, metric: Any) -> float:
     problem.set_performance_metric(metric)
     return float(problem.solve(verbose=0, wrapper="cvxpy", solver="CLARABEL"))
 
@@ -75,8 +80,8 @@ def compare(found: float, limit: float, report: Report, tight: float | None = No
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
 def test_smooth_step(alpha: float, record_property: Report) -> None:
-    problem = PEP()
-    f = problem.declare_function(SmoothFunction, L=1)
+    problem = pepit().PEP()
+    f = problem.declare_function(pepit().functions.SmoothFunction, L=1)
     x, v = problem.set_initial_point(), problem.set_initial_point()
     following = x - alpha * f.gradient(v)
     problem.set_initial_condition((x - v) ** 2 <= alpha**2)
@@ -87,8 +92,8 @@ def test_smooth_step(alpha: float, record_property: Report) -> None:
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("c", [0.01, 0.3, 0.9])
 def test_strongly_convex_step(alpha: float, c: float, record_property: Report) -> None:
-    problem = PEP()
-    f = problem.declare_function(SmoothStronglyConvexFunction, L=1, mu=c)
+    problem = pepit().PEP()
+    f = problem.declare_function(pepit().functions.SmoothStronglyConvexFunction, L=1, mu=c)
     star = f.stationary_point()
     x, v = problem.set_initial_point(), problem.set_initial_point()
     following = x - alpha * f.gradient(v)
@@ -100,8 +105,8 @@ def test_strongly_convex_step(alpha: float, c: float, record_property: Report) -
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
 def test_convex_step(alpha: float, record_property: Report) -> None:
-    problem = PEP()
-    f = problem.declare_function(SmoothConvexFunction, L=1)
+    problem = pepit().PEP()
+    f = problem.declare_function(pepit().functions.SmoothConvexFunction, L=1)
     star = f.stationary_point()
     x, v = problem.set_initial_point(), problem.set_initial_point()
     following = x - alpha * f.gradient(v)
@@ -114,10 +119,10 @@ def test_convex_step(alpha: float, record_property: Report) -> None:
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 0.9])
 def test_step_without_feedback(alpha: float, gamma: float, record_property: Report) -> None:
     """A γ-contraction of a + ξ or a − ξ, as likely: the best u leaves nothing to improve."""
-    problem = PEP()
-    f = problem.declare_function(SmoothFunction, L=1)
+    problem = pepit().PEP()
+    f = problem.declare_function(pepit().functions.SmoothFunction, L=1)
     x = problem.set_initial_point()
-    a, xi, left, left_too = f.gradient(x), Point(), Point(), Point()
+    a, xi, left, left_too = f.gradient(x), pepit().Point(), pepit().Point(), pepit().Point()
     problem.add_constraint(xi**2 <= 1)
     problem.add_constraint(left**2 + left_too**2 <= gamma * ((a + xi) ** 2 + (a - xi) ** 2))
     ends = x - alpha * (a + xi - left), x - alpha * (a - xi - left_too)
@@ -134,8 +139,8 @@ def test_step_without_feedback(alpha: float, gamma: float, record_property: Repo
 def test_delayed_gradient_descent(tau: int, steps: int, record_property: Report) -> None:
     """Views lack the last τ updates; the longest step that W.missing allows."""
     alpha = (math.sqrt(1 + 4 * tau**2) - 1) / (2 * tau**2) if tau else 1.0
-    problem = PEP()
-    f = problem.declare_function(SmoothFunction, L=1)
+    problem = pepit().PEP()
+    f = problem.declare_function(pepit().functions.SmoothFunction, L=1)
     x = start = problem.set_initial_point()
     updates, squares = [], []
     for _ in range(steps):
@@ -158,14 +163,14 @@ def test_error_feedback(gamma: float, steps: int, record_property: Report) -> No
     root = math.sqrt(gamma)
     beta = root / (1 - root)
     alpha = (math.sqrt(1 + 4 * beta**2) - 1) / (2 * beta**2)
-    problem = PEP()
-    f = problem.declare_function(SmoothFunction, L=1)
+    problem = pepit().PEP()
+    f = problem.declare_function(pepit().functions.SmoothFunction, L=1)
     x = view = start = problem.set_initial_point()
     residual, squares = 0 * start, []
     for _ in range(steps):
         squares.append(f.gradient(x) ** 2)
         update = alpha * f.gradient(view)
-        y, residual = residual + update, Point()
+        y, residual = residual + update, pepit().Point()
         problem.add_constraint(residual**2 <= gamma * y**2)
         x = x - update
         view = x + residual

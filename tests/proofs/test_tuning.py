@@ -1,5 +1,6 @@
 """Step sizes and horizons against least values on grids; where partial participation fails."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -16,11 +17,14 @@ from theory.claims import (
     unrolled,
 )
 
+MODULES = (nonconvex, convex, participation, step_sizes, unrolled, horizons, affordable)
 SETTINGS = list(itertools.product([0.0, 0.3, 5.0], [0.1, 1.0], [1, 8]))  # B, σ, p
 
 
-MODULES = (nonconvex, convex, participation, step_sizes, unrolled, horizons, affordable)
-BOUNDS = {bound.name: bound for module in MODULES for bound in module.bounds()}
+@functools.cache
+def bounds() -> dict[str, Bound]:
+    """Make those that are needed here, once, and not while tests are collected."""
+    return {bound.name: bound for module in MODULES for bound in module.bounds()}
 
 
 @pytest.mark.parametrize(("B", "sigma", "p"), SETTINGS)
@@ -32,11 +36,11 @@ def test_the_cubic_finds_the_least_bound_of_a_grid(B: float, sigma: float, p: in
     best = min(root, 1 / L)
     grid = np.append(np.geomspace(1e-4, 1, 200001) / L, best)
     known = {"L": L, "Delta": Delta, "T": T, "sigma": sigma, "p": p}
-    curve = BOUNDS["N"].curve(alpha=grid, B=B, **known)
+    curve = bounds()["N"].curve(alpha=grid, B=B, **known)
     assert curve[-1] <= curve.min() * (1 + 1e-12)
     assert grid[curve[:-1].argmin()] == pytest.approx(best, rel=1e-3)
     if B == 0 and root <= 1 / L:
-        closed = BOUNDS["N.optimal.exact"]
+        closed = bounds()["N.optimal.exact"]
         value = closed.at(L=L, Delta=Delta, T=T, sigma=sigma, p=p)
         assert value == pytest.approx(curve.min(), rel=1e-9)
 
@@ -50,7 +54,7 @@ def test_the_equation_of_C_finds_the_least_bound_of_a_grid(B: float, sigma: floa
     roots = (left - Z / T * square).roots
     (best,) = (z.real for z in roots if abs(z.imag) < 1e-9 and 0 < z.real < 1 / L)
     grid = np.append(np.geomspace(1e-4, 1 - 1e-6, 200001) / L, best)
-    curve = BOUNDS["C"].curve(alpha=grid, B=B, L=L, Z_0=Z, T=T, sigma=sigma, p=p)
+    curve = bounds()["C"].curve(alpha=grid, B=B, L=L, Z_0=Z, T=T, sigma=sigma, p=p)
     assert curve[-1] <= curve.min() * (1 + 1e-12)
     assert grid[curve[:-1].argmin()] == pytest.approx(best, rel=1e-3)
 
@@ -65,7 +69,7 @@ def unrolled_setting(rng: np.random.Generator, name: str) -> dict[str, float]:
 @pytest.mark.parametrize("name", ["S", "P", "S.simple", "P.simple"])
 def test_unrolled_bounds_are_least_where_halving_says(name: str) -> None:
     """Against a fine scan; on the way inside the range, at its end, and with values put in."""
-    bound, rng, at_edge = BOUNDS[name], np.random.default_rng(0), 0
+    bound, rng, at_edge = bounds()[name], np.random.default_rng(0), 0
     least = bound.minimise("alpha")
     assert least.unique
     assert least.closed_form is None
@@ -87,8 +91,8 @@ def test_unrolled_bounds_are_least_where_halving_says(name: str) -> None:
 @pytest.mark.parametrize("name", ["S", "P"])
 def test_a_floor_that_fades_in_leaves_a_best_step_at_any_noise(name: str) -> None:
     """Against scans of two kinds of constants: S ≥ DcT, where S.simple and P.simple refuse."""
-    bound, rng, noisy = BOUNDS[name], np.random.default_rng(5), 0
-    least, simple = bound.minimise("alpha"), BOUNDS[f"{name}.simple"].minimise("alpha")
+    bound, rng, noisy = bounds()[name], np.random.default_rng(5), 0
+    least, simple = bound.minimise("alpha"), bounds()[f"{name}.simple"].minimise("alpha")
     for _ in range(50):
         values = unrolled_setting(rng, name)
         start = "Z_0" if name == "S" else "Delta"
@@ -116,7 +120,7 @@ def test_powers_are_accurate_at_the_smallest_steps(name: str, put: bool) -> None
     start = "Z_0" if name.startswith("S") else "Delta"
     known = {"L": 1.0, "c": 1e-3, "p": 1, "T": 1e13, "alpha": 1e-10, start: 1.0}
     zero = {"sigma": 0.0, "B": 0.0}
-    bound, some = BOUNDS[name], {key: known[key] for key in known if key != "alpha"}
+    bound, some = bounds()[name], {key: known[key] for key in known if key != "alpha"}
     value = bound.put(**some).at(alpha=known["alpha"], **zero) if put else bound.at(**known, **zero)
     assert value == pytest.approx(np.exp(-1), rel=1e-9)
     edge = known | zero | {"alpha": 1.0, "c": 1 - 1e-16, "T": 5}
@@ -125,7 +129,7 @@ def test_powers_are_accurate_at_the_smallest_steps(name: str, put: bool) -> None
 
 @pytest.mark.parametrize("name", ["S", "P", "S.simple", "P.simple"])
 def test_the_equation_is_zero_at_the_best_step(name: str) -> None:
-    bound = BOUNDS[name]
+    bound = bounds()[name]
     least = bound.minimise("alpha")
     values = unrolled_setting(np.random.default_rng(3), name) | {"T": 2000}
     step, _ = least.at(**values)
@@ -145,18 +149,18 @@ def test_steps_that_are_worth_nothing() -> None:
     for name, far in {"S": 0, "P": 0, "S.simple": 1e-3, "P.simple": 1e-3}.items():
         start = {"Z_0" if name.startswith("S") else "Delta": far}
         with pytest.raises(ValueError, match="no least value in α"):
-            BOUNDS[name].minimise("alpha").at(**values, **start)
+            bounds()[name].minimise("alpha").at(**values, **start)
     with pytest.raises(ValueError, match="no rational function"):
-        BOUNDS["S"].minimise("c")
+        bounds()["S"].minimise("c")
 
 
 @pytest.mark.parametrize("name", ["S", "P"])
 def test_exact_sgd_s_best_step_is_closed(name: str) -> None:
     """(1 − αc)^(T−1) = 1/(κT): the value of the closed form is the least of the simplified rate."""
-    bound: Bound = BOUNDS[f"{name}.optimal.exact"]
+    bound: Bound = bounds()[f"{name}.optimal.exact"]
     known = {"L": 2.0, "c": 0.3, "T": 60, "sigma": 0.7, "p": 3}
     known["Z_0" if name == "S" else "Delta"] = 4.0
-    _, value = BOUNDS[f"{name}.simple"].put(B=0).minimise("alpha").at(**known)
+    _, value = bounds()[f"{name}.simple"].put(B=0).minimise("alpha").at(**known)
     assert bound.at(**known) == pytest.approx(value, rel=1e-12)
     with pytest.raises(ValueError, match="κT > 1"):
         bound.at(**known | {"sigma": 1e3})
@@ -165,10 +169,12 @@ def test_exact_sgd_s_best_step_is_closed(name: str) -> None:
 @pytest.mark.parametrize("step", ["textbook", "tuned"])
 def test_horizons_are_where_the_ratio_to_exact_sgd_crosses(step: str) -> None:
     L, Delta, sigma, B, p, epsilon = 1.3, 0.8, 0.6, 0.5, 4, 0.05
-    least = BOUNDS[f"N.horizon.{step}"].at(L=L, Delta=Delta, sigma=sigma, B=B, p=p, epsilon=epsilon)
+    least = bounds()[f"N.horizon.{step}"].at(
+        L=L, Delta=Delta, sigma=sigma, B=B, p=p, epsilon=epsilon
+    )
     T = np.array([0.99, 1.0, 1.01]) * least
     alpha = np.sqrt(p / T) if step == "textbook" else np.sqrt(2 * Delta * p / (L * T)) / sigma
-    rate = BOUNDS["N"]
+    rate = bounds()["N"]
     known = {"alpha": alpha, "T": T, "L": L, "Delta": Delta, "sigma": sigma, "p": p}
     before, at, after = rate.curve(B=B, **known) / rate.curve(B=0, **known)
     assert before > 1 + epsilon > after
@@ -178,11 +184,11 @@ def test_horizons_are_where_the_ratio_to_exact_sgd_crosses(step: str) -> None:
 @pytest.mark.parametrize("step", ["textbook", "tuned"])
 def test_the_horizon_of_C_is_where_the_ratio_to_exact_sgd_crosses(step: str) -> None:
     L, Z, sigma, B, p, epsilon = 1.3, 0.8, 0.6, 0.5, 4, 0.05
-    least = BOUNDS[f"C.horizon.{step}"].at(L=L, Z_0=Z, sigma=sigma, B=B, p=p, epsilon=epsilon)
+    least = bounds()[f"C.horizon.{step}"].at(L=L, Z_0=Z, sigma=sigma, B=B, p=p, epsilon=epsilon)
     T = np.array([0.99, 1.0, 1.01]) * least
     alpha = np.sqrt(p / T) if step == "textbook" else np.sqrt(Z * p / T) / sigma
     known = {"alpha": alpha, "T": T, "L": L, "Z_0": Z, "sigma": sigma, "p": p}
-    before, at, after = BOUNDS["C"].curve(B=B, **known) / BOUNDS["C"].curve(B=0, **known)
+    before, at, after = bounds()["C"].curve(B=B, **known) / bounds()["C"].curve(B=0, **known)
     assert before > 1 + epsilon > after
     assert at == pytest.approx(1 + epsilon)
 
@@ -200,10 +206,10 @@ def test_a_retuned_step_affords_as_much_as_any_step() -> None:
 def test_what_is_affordable_costs_exactly_epsilon() -> None:
     alpha, L, sigma, p, epsilon, M = 0.05, 1.5, 0.4, 4, 0.1, 2.0
     known = {"alpha": alpha, "L": L, "sigma": sigma, "p": p, "epsilon": epsilon}
-    B = BOUNDS["affordable.B"].at(**known)
+    B = bounds()["affordable.B"].at(**known)
     assert (L * alpha * B) ** 2 == pytest.approx(epsilon * L * alpha * sigma**2 / p)
-    assert BOUNDS["affordable.delay"].at(M=M, **known) * M == pytest.approx(B)
-    share = BOUNDS["affordable.topk"].at(B=B, M=M)
+    assert bounds()["affordable.delay"].at(M=M, **known) * M == pytest.approx(B)
+    share = bounds()["affordable.topk"].at(B=B, M=M)
     root = np.sqrt(1 - share)
     assert M * root / (1 - root) == pytest.approx(B)
 
@@ -223,7 +229,7 @@ def test_workers_chosen_by_their_noise_break_partial_participation(alpha: float)
             x -= alpha / 2 * (L * x + xi)
         means.append(total / T)
     start = L / 2 * (sigma / (2 * L)) ** 2
-    bound = BOUNDS["N.partial.fixed"].at(
+    bound = bounds()["N.partial.fixed"].at(
         alpha=alpha, L=L, T=T, Delta=start, sigma=sigma, B=0, p=2, active=0.5
     )
     assert means[0] == pytest.approx(sigma**2 / 4 + alpha * L * 3 / 4 * sigma**2 / 4, rel=0.1)
@@ -233,9 +239,9 @@ def test_workers_chosen_by_their_noise_break_partial_participation(alpha: float)
 def test_fresh_sets_cost_only_time() -> None:
     """N.fresh is N at 1/η times the start's cost; a set that looks at the views may cost more."""
     known = {"alpha": 0.1, "L": 1.0, "T": 50, "sigma": 0.5, "B": 2.0, "p": 4}
-    fresh = BOUNDS["N.fresh"].at(Delta=1.0, active=0.25, **known)
-    assert fresh == pytest.approx(BOUNDS["N"].at(Delta=4.0, **known))
-    assert fresh < BOUNDS["N.partial.fixed"].at(Delta=1.0, active=0.25, **known)
+    fresh = bounds()["N.fresh"].at(Delta=1.0, active=0.25, **known)
+    assert fresh == pytest.approx(bounds()["N"].at(Delta=4.0, **known))
+    assert fresh < bounds()["N.partial.fixed"].at(Delta=1.0, active=0.25, **known)
 
 
 def test_partial_participation_is_attained_by_an_adversary() -> None:

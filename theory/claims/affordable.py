@@ -170,9 +170,14 @@ def bounds() -> tuple[Bound, ...]:
     constant, delay, fraction, _ = relaxations()
     largest = sigma * sp.sqrt(epsilon / (alpha * L * p))
     return (
-        Bound.of(constant, "affordable B", largest, link=lambda bound: bound**2),
-        Bound.of(delay, "affordable τ", largest / M, link=lambda bound: bound**2),
+        Bound.of(constant, "affordable B", largest, whatever=(B,), link=lambda bound: bound**2),
+        Bound.of(delay, "affordable τ", largest / M, whatever=(tau,), link=lambda bound: bound**2),
         Bound.of(
-            fraction, "affordable k/d", 1 - (B / (M + B)) ** 2, kind="lower", link=lambda b: -b
+            fraction,
+            "affordable k/d",
+            1 - (B / (M + B)) ** 2,
+            kind="lower",
+            whatever=(gamma,),
+            link=lambda share: -share,
         ),
     )

@@ -23,7 +23,7 @@ from theory.claims.constants import (
     window_of,
 )
 from theory.claims.sgd import QUIET, XI, G
-from theory.gram import Vector, entry, inner, mean, norm2, per_worker, vector
+from theory.gram import Vector, inner, mean, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     H_local,
@@ -40,7 +40,7 @@ from theory.symbols import (
 
 ONE, ZERO = sp.S.One, sp.S.Zero
 SIZE2 = (alpha * M) ** 2
-NORM_U = entry(U, U)
+NORM_U = norm2(U)
 SEVERAL = Condition("p > 1", p - 1, p, strict=True)
 SHORT = Condition("αL ≤ 2", 2 - alpha * L, alpha, 1 / alpha)
 LOCAL = Condition("H > 1", H_local - 1, H_local, strict=True)
@@ -94,15 +94,13 @@ def local_sgd() -> tuple[Proof, ...]:
     drift = window_of(
         "local.steps",
         "n local steps: ‖h‖² ≤ α²(nM)², mean over workers",
-        part.claim.instance({entry(SPREAD_U, SPREAD_U): NORM_U}),
+        part.claim.instance({norm2(SPREAD_U): NORM_U}),
         SIZE2,
     )
     views = _after("local", "‖h‖² ≤ α²((H − 1)M)², mean over workers", drift, SIZE2)
     mine, others = vector("u_i"), vector("Σu_j")
     own = Hypothesis("|u_i| ≤ αM", SIZE2 - norm2(mine))
-    rest = window()[0].claim.instance(
-        {NORM_H: entry(others, others), n: p - 1, share: ONE}, "p − 1 others"
-    )
+    rest = window()[0].claim.instance({NORM_H: norm2(others), n: p - 1, share: ONE}, "p − 1 others")
     fraction = (p - 1) / p
     (w_own, w_rest), squares = triangle(
         [(mine * fraction, fraction * alpha * M), (others * (-1 / p), (p - 1) * alpha * M / p)]

@@ -351,7 +351,7 @@ def bounds() -> tuple[Bound, ...]:
     *_, unrolled, tuned = strongly_convex()
     distance = "E‖x_T − x*‖²"
     at_log = Bound.of(
-        tuned, f"{distance} at p = 1, α = 2 ln T/(cT)"
+        tuned, f"{distance} at p = 1, α = 2 ln T/(cT)", whatever=(decay,)
     )  # its first condition is T ≥ ln T
     return (
         Bound.of(rate, f"{AVERAGE} at p = 1"),

@@ -17,7 +17,7 @@ from theory.claims.constants import (
     window_of,
 )
 from theory.claims.sgd import QUIET, XI
-from theory.gram import Vector, entry, noise, norm2, vector
+from theory.gram import Vector, noise, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     L,
@@ -39,7 +39,7 @@ from theory.symbols import (
 
 ONE, ZERO = sp.S.One, sp.S.Zero
 SIZE2 = (alpha * M) ** 2
-NORM_U = entry(U, U)
+NORM_U = norm2(U)
 
 
 def contracted(
@@ -200,7 +200,7 @@ def variance_bounded() -> tuple[Proof, ...]:
     summed = window_of(
         "scheduler.sum",
         "n = m missing: ‖Σ(g_j − g_i)‖² ≤ 4n²L² max_i E‖h_i‖²",
-        differ.claim.instance({entry(apart, apart): NORM_U}),
+        differ.claim.instance({norm2(apart): NORM_U}),
         4 * L**2 * worst,
     )
     pull = summed.claim.instance({n: missing})

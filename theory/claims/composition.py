@@ -11,7 +11,7 @@ import sympy as sp
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Hypothesis
 from theory.claims.constants import CONTRACTS, NORM_H, elastic, triangle, window
-from theory.gram import Vector, entry, norm2, vector
+from theory.gram import Vector, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B1,
@@ -77,7 +77,7 @@ def in_order() -> tuple[Proof, ...]:
         start=(ZERO, ZERO, ZERO, ZERO),
         now=(mass, total_prob, mean_N, square_N),
         following=(
-            mass + prob * entry(Y, Y),
+            mass + prob * norm2(Y),
             total_prob + prob,
             mean_N + prob * tau,
             square_N + prob * tau**2,
@@ -194,7 +194,7 @@ def upstream() -> tuple[Proof, ...]:
         ),
         conditions=(CONTRACTS,),
     )
-    late = window()[0].claim.instance({NORM_H: entry(window_sum, window_sum), share: ONE})
+    late = window()[0].claim.instance({NORM_H: norm2(window_sum), share: ONE})
     behind = arrives.claim.instance()
     shares, squares = triangle([(second, alpha * B2), (window_sum, alpha * n * M)])
     delayed = Certificate(

@@ -35,6 +35,8 @@ FAITHFUL = Condition(
     1 / weight,
 )
 CHOCO = (CONTRACTS, ORDER, FAITHFUL)
+GAP = (1 + rho) * (1 + slow) / (2 * slow)
+"""1/(1 − ρ), which keeps its digits where a_min is small."""
 
 
 def spread(v: Vector) -> Vector:
@@ -117,11 +119,13 @@ def choco() -> tuple[Proof, ...]:
     mixed = Certificate(
         Claim(
             "choco",
-            "‖v⁺‖² ≤ α²B², B = M√(ρ² + γ)/(1 − ρ), ρ² = (1 − a_min)/(1 + a_min)",
+            "‖v⁺‖² ≤ α²B², B = M√(ρ² + γ)(1 + ρ)(1 + a_min)/(2a_min), ρ² = (1 − a_min)/(1 + a_min)",
             norm2(views),
-            (SIZE2 * rho**2 * (1 + weight) / (1 - rho) ** 2,),
+            (SIZE2 * rho**2 * (1 + weight) * GAP**2,),
             (so_far, shrinks, says),
             CHOCO,
+            ((slow, slow - (1 - rho**2) / (1 + rho**2)),),
+            remark="B = M√(ρ² + γ)/(1 − ρ), without a difference of near numbers",
         ),
         {so_far.name: rho**2, shrinks.name: ONE, says.name: ONE},
         ((weight, unsaid),),
@@ -156,11 +160,12 @@ def bounds() -> tuple[Bound, ...]:
     """Return the elastic constant."""
     squared = (1 - slow) / (1 + slow)
     rates = {rho: sp.sqrt(squared), fast_rate: (1 - fast) / (1 + fast), weight: gamma / squared}
-    size = M * sp.sqrt(rho**2 + rho**2 * weight) / (1 - rho)
+    size = M * sp.sqrt(rho**2 + rho**2 * weight) * GAP
     bound = elastic(choco()[2], size, values=rates)
     where = (
         Condition("a_min < 1", 1 - slow, slow, strict=True),
-        Condition(ORDER.text, fast - slow, fast, strict=True),
+        # B is continuous in a_min, and any smaller one may be taken.
+        Condition("a_min ≤ a_max", fast - slow, fast),
         Condition(FAITHFUL.text, (1 - slow) * (1 - fast) - gamma * (1 + slow) * (1 + fast), gamma),
     )
     return (replace(bound, conditions=where),)

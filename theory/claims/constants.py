@@ -17,7 +17,7 @@ import sympy as sp
 
 from theory.bound import Bound, Kind
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
-from theory.gram import Scalar, Vector, entry, norm2, vector
+from theory.gram import Scalar, Vector, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     M,
@@ -46,7 +46,7 @@ ROOT = ((root_gamma, root_gamma**2 - gamma),)
 H = vector("h")
 U = vector("u")
 H_NEXT = vector("h⁺")
-NORM_H, NORM_H_NEXT = entry(H, H), entry(H_NEXT, H_NEXT)
+NORM_H, NORM_H_NEXT = norm2(H), norm2(H_NEXT)
 
 
 Squares = tuple[tuple[sp.Expr, Vector], ...]

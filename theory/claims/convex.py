@@ -282,9 +282,9 @@ def bounds() -> tuple[Bound, ...]:
     distance, power = "E‖x_T − x*‖²", {decay: (1 - alpha * c) ** T}
     return (
         Bound.of(unrolled, distance, values=power),
-        Bound.of(tuned, f"{distance} at α = ln T/(cT)"),
+        Bound.of(tuned, f"{distance} at α = ln T/(cT)", whatever=(decay,)),
         Bound.of(equal, f"{distance} where L = c", values=power),
-        Bound.of(equal_tuned, f"{distance} where L = c, at α = ln T/(cT)"),
+        Bound.of(equal_tuned, f"{distance} where L = c, at α = ln T/(cT)", whatever=(decay,)),
         Bound.of(weak, distance, name="S.weak", values={decay: (1 - alpha * c / 2) ** T}),
         Bound.of(convex()[2], "(1/T) Σ E[f(v_t) − f*]"),
     )

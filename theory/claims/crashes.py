@@ -28,7 +28,7 @@ from theory.claims.sgd import (
     smooth,
 )
 from theory.claims.systems import SEVERAL, SIZE2
-from theory.gram import entry, inner, mean, norm2, per_worker, vector
+from theory.gram import inner, mean, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B,
@@ -55,7 +55,7 @@ from theory.symbols import (
     tau,
 )
 
-NORM_U = entry(U, U)
+NORM_U = norm2(U)
 MESSAGE = vector("message")  # αG̃ of a worker that crashes
 BOUNDED = Hypothesis("|αG̃| ≤ αM", SIZE2 - norm2(MESSAGE))
 SOME_SURVIVE = Condition("f < p", p - crashed, p, strict=True)
@@ -86,11 +86,11 @@ def last_messages() -> tuple[Proof, ...]:
     run = window_of(
         "crashes.run",
         "n = f of p workers crash in mid-broadcast, for good: every view's ‖h‖² ≤ α²(nM/p)²",
-        part.claim.instance({entry(lost, lost): NORM_U}),
+        part.claim.instance({norm2(lost): NORM_U}),
         SIZE2 / p**2,
     )
     moved = vector("x' − x")
-    whole = run.claim.instance({NORM_H: entry(moved, moved)})
+    whole = run.claim.instance({NORM_H: norm2(moved)})
     lost_mass = Certificate(
         Claim(
             "crashes.lost",
@@ -130,7 +130,7 @@ def shared_out() -> tuple[Proof, ...]:
     run = window_of(
         "crashes.mean",
         "x the mean of the views alive now, n = f: mean ‖h_i‖² ≤ α²(nM/(2p))²",
-        part.claim.instance({entry(missed, missed): NORM_U}),
+        part.claim.instance({norm2(missed): NORM_U}),
         SIZE2 / (4 * p**2),
         part=U * (1 / p),
     )
@@ -145,7 +145,7 @@ def delayed() -> tuple[Proof, ...]:
     """
     each = vector("of one worker")
     few = Hypothesis("o ≤ τ: at most τ updates are late, and 1 ≤ τ is lost", tau - late)
-    held = window()[0].claim.instance({NORM_H: entry(each, each), n: late, share: 1 / p})
+    held = window()[0].claim.instance({NORM_H: norm2(each), n: late, share: 1 / p})
     one = Certificate(
         Claim(
             "crashes.late.one",
@@ -159,7 +159,7 @@ def delayed() -> tuple[Proof, ...]:
     total = window_of(
         "crashes.late.sum",
         "n other workers, τ ≥ 1: ‖h_i‖² ≤ α²(τnM/p)²",
-        one.claim.instance({entry(each, each): NORM_U}),
+        one.claim.instance({norm2(each): NORM_U}),
         SIZE2 * (tau / p) ** 2,
     )
     others = total.claim.instance({n: p - 1})
@@ -216,7 +216,7 @@ def rates() -> tuple[Proof, ...]:
         lambda f, s, w: (alpha / 2 * s + f - f_0, (w * DRIFT, w * NOISE)),
         start=(f_0, 0, 0),
         now=(f_T, active_grad_sum, active_sum),
-        following=(f_T1, active_grad_sum + active * AT_T[entry(A, A)], active_sum + active),
+        following=(f_T1, active_grad_sum + active * AT_T[norm2(A)], active_sum + active),
         start_by=((), {}, ()),
         step_by=((at_T,), {at_T.name: ONE, SO_FAR: ONE}, ()),
         conditions=(most, STEP),

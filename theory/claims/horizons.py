@@ -289,7 +289,7 @@ def bounds() -> tuple[Bound, ...]:
                 -needed,
                 name=name,
                 kind="lower",
-                whatever=(alpha,),
+                whatever=(alpha, T),
                 link=lambda least: -least,
             )
         )

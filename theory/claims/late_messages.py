@@ -16,7 +16,7 @@ from theory.claims.nonconvex import AT_T, AVERAGE
 from theory.claims.nonconvex import GAP as START
 from theory.claims.sgd import BELOW, ONE, QUIET, SPREAD, XI, A, E, G
 from theory.claims.systems import SIZE2, shared_memory
-from theory.gram import entry, mean, norm2, per_worker, vector
+from theory.gram import mean, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     Delta,
@@ -47,7 +47,7 @@ from theory.symbols import (
     window_sum,
 )
 
-NORM_U = entry(U, U)
+NORM_U = norm2(U)
 SENT = per_worker("C(y)", after=XI)
 
 
@@ -74,7 +74,7 @@ def with_moment() -> tuple[Proof, ...]:
     late = window_of(
         "nofeedback.late",
         "compress, then delay n = τ: ‖h‖² ≤ α²(n(1 + √γ)M)²",
-        size.claim.instance({entry(message, message): NORM_U}),
+        size.claim.instance({norm2(message): NORM_U}),
         (1 + r) ** 2 * SIZE2,
     )
     parts = shared_memory()[1].claim.instance()

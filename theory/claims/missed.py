@@ -12,7 +12,7 @@ import sympy as sp
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.sgd import BELOW, NORM_A, ONE, QUIET, SMOOTH, SPREAD, XI, A, G
-from theory.gram import Scalar, Vector, entry, mean, norm2, per_worker
+from theory.gram import Scalar, Vector, mean, norm2, per_worker
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     Delta,
@@ -66,7 +66,7 @@ E = per_worker("e")  # v − x
 H = per_worker("h")  # residuals of error feedback
 OLD = per_worker("h'")  # those that a view misses
 
-VIEWS_AT_T = {entry(mean(G, p), mean(G, p)): view_mean_T, entry(SPREAD, SPREAD): view_spread_T}
+VIEWS_AT_T = {norm2(mean(G, p)): view_mean_T, norm2(SPREAD): view_spread_T}
 VIEW_T = view_mean_T + view_spread_T
 LIPSCHITZ = Hypothesis("∇f is L-Lipschitz", L**2 * gap_T - norm2(A - G))
 GAP = Hypothesis("x − v is what a schedule blind to the noise holds back", norm2(E) - gap_T)

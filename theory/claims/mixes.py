@@ -1,4 +1,4 @@
-"""Elastic constants of workers that mix behind a hold: gossip, or local steps, of late messages.
+"""Elastic constants of workers that mix, or train alone and average, behind what holds messages.
 
 W is doubly stochastic, so x = mean v moves by mean u. A tilde marks deviations from the workers'
 mean; all norms are root mean squares over workers, and so are the elastic constants.
@@ -10,18 +10,20 @@ from dataclasses import replace
 import sympy as sp
 
 from theory.bound import Bound
-from theory.certificate import Certificate, Claim, Hypothesis
-from theory.claims.averaging import BOUNDED, SIZE2, SPREAD_U, SPREAD_V, U_I, gossip
+from theory.certificate import Certificate, Claim, Condition, Hypothesis
+from theory.claims.averaging import BOUNDED, SIZE2, SPREAD_U, SPREAD_V, U_I
 from theory.claims.compressed_gossip import spread
 from theory.claims.constants import CONTRACTS, NORM_H, NORM_H_NEXT, elastic, triangle, window
 from theory.claims.outer import ROUND
-from theory.gram import Vector, entry, mean, norm2, per_worker
+from theory.gram import Vector, mean, norm2, per_worker
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B1,
     H_local,
     M,
     alpha,
+    message,
+    mixing,
     n,
     p,
     rho,
@@ -31,6 +33,7 @@ from theory.symbols import (
 )
 
 ONE = sp.S.One
+TWO = Condition("H ≥ 2 (at H = 1, B = B₁)", H_local - 2, H_local)
 
 
 def moved_by(
@@ -73,44 +76,58 @@ def moved_by(
 def behind() -> tuple[Proof, ...]:
     """A mix behind a hold of constant B₁ (mean over workers): its messages are m = u + h₁ − h₁⁺.
 
-    Gossip: ‖v~‖ ≤ αR, R = ρ(M + 2B₁)/(1 − ρ), and h₁⁺ − v~ is held; the mean of h₁ is orthogonal to
-    v~, the rest was handed on: B² = B₁² + R². Behind a delay of τ steps single updates arrive:
-    B² = (τM)² + (Mρ/(1 − ρ))². Averaging at every H-th step: v~ + h₁~ telescopes to the h₁~ of the
-    last meeting and H − 1 updates: B = (H − 1)M + 2B₁, attained by a residual that turns.
+    A mix that keeps |v~| ≤ αKM of updates |u| ≤ αM keeps |v~| ≤ αK(M + 2B₁) of these: gossip with
+    K = ρ/(1 − ρ), CHOCO, gradient tracking. Held is h₁ − (v~ + h₁~), that is mean h₁ − v~: of
+    orthogonal parts, so B² = B₁² + K²(M + 2B₁)²; every step's mean is K = 0. Behind a delay of τ
+    steps single updates arrive: B² = (τM)² + (KM)². Averaging at every H-th step, H > 1: v~ + h₁~
+    telescopes to the h₁~ of the last meeting and H − 1 updates: B = (H − 1)M + 2B₁, attained by a
+    residual that turns.
     """
     h, h_next = per_worker("h₁"), per_worker("h₁⁺")
     first = Hypothesis("|h₁| ≤ αB₁, mean over workers", (alpha * B1) ** 2 - norm2(h))
     second = Hypothesis("|h₁⁺| ≤ αB₁, mean over workers", (alpha * B1) ** 2 - norm2(h_next))
-    spread_by = moved_by(
-        "chain.gossip.views",
-        "messages m = u + h₁ − h₁⁺ to gossip: ‖v~‖² ≤ α²(ρ(M + 2B₁)/(1 − ρ))²",
-        [(h, alpha * B1, first), (-h_next, alpha * B1, second)],
+    longest = Hypothesis("messages are m = u + h₁ − h₁⁺", norm2(U_I + h - h_next) - message)
+    shares, squares = triangle([(U_I, alpha * M), (h, alpha * B1), (-h_next, alpha * B1)])
+    messages = Certificate(
+        Claim(
+            "chain.mix.message",
+            "messages m = u + h₁ − h₁⁺: ‖m‖² ≤ α²(M + 2B₁)²",
+            message,
+            ((alpha * (M + 2 * B1)) ** 2,),
+            (longest, BOUNDED, first, second),
+        ),
+        dict(zip((BOUNDED.name, first.name, second.name), shares, strict=True))
+        | {longest.name: ONE},
+        squares,
     )
-    given, reach = spread_by.claim.instance(), rho * (M + 2 * B1) / (1 - rho)
+    of_messages = Hypothesis(
+        "the mix keeps |v~| ≤ αKM if |u| ≤ αM, M any", mixing**2 * message - norm2(SPREAD_V)
+    )
+    of_updates = Hypothesis(of_messages.name, (alpha * mixing * M) ** 2 - norm2(SPREAD_V))
+    bounded, reach = messages.claim.instance(), mixing * (M + 2 * B1)
     held = Certificate(
         Claim(
-            "chain.gossip",
-            "then gossip: ‖mean h₁ − v~‖² ≤ α²B², B² = B₁² + (ρ(M + 2B₁)/(1 − ρ))²",
+            "chain.mix",
+            "then a mix: ‖mean h₁ − v~‖² ≤ α²B², B² = B₁² + K²(M + 2B₁)²",
             norm2(mean(h, p) - SPREAD_V),
             ((alpha * B1) ** 2, (alpha * reach) ** 2),
-            (first, given),
-            (CONTRACTS,),
+            (first, of_messages, bounded),
+            remark="gossip has K = ρ/(1 − ρ)",
         ),
-        {first.name: ONE, given.name: ONE},
+        {first.name: ONE, of_messages.name: ONE, bounded.name: mixing**2},
         ((ONE, spread(h)),),
     )
-    alone = gossip()[0].claim.instance()
-    held_back = window()[0].claim.instance({NORM_H: entry(mean(h, p), mean(h, p)), share: ONE})
+    held_back = window()[0].claim.instance({NORM_H: norm2(mean(h, p)), share: ONE})
     delayed = Certificate(
         Claim(
-            "chain.gossip.delay",
-            "delay n = τ, then gossip: ‖mean h₁ − v~‖² ≤ α²B², B² = (nM)² + (Mρ/(1 − ρ))²",
+            "chain.mix.delay",
+            "delay n = τ, then a mix: ‖mean h₁ − v~‖² ≤ α²B², B² = (nM)² + (KM)²",
             norm2(mean(h, p) - SPREAD_V),
-            ((alpha * n * M) ** 2, (alpha * M * rho / (1 - rho)) ** 2),
-            (held_back, alone),
-            (CONTRACTS,),
+            ((alpha * n * M) ** 2, (alpha * mixing * M) ** 2),
+            (held_back, of_updates),
+            remark="attained by gossip: updates along its slowest mode, then alike ones",
         ),
-        {held_back.name: ONE, alone.name: ONE},
+        {held_back.name: ONE, of_updates.name: ONE},
     )
     z = spread(per_worker("z"))
 
@@ -147,7 +164,7 @@ def behind() -> tuple[Proof, ...]:
         {second.name: w_h, last.name: w_z},
         squares,
     )
-    return (spread_by, held, delayed, telescoped, local)
+    return (messages, held, delayed, telescoped, local)
 
 
 def late() -> tuple[Proof, ...]:
@@ -193,13 +210,14 @@ def proofs() -> tuple[Proof, ...]:
 
 def bounds() -> tuple[Bound, ...]:
     """Return the elastic constants."""
-    once = rho / (1 - rho)
     _, mixed, delayed, _, local = behind()
     steps_late = {n: H_local - 1 + tau}
-    both, apart2 = B1**2 + (once * (M + 2 * B1)) ** 2, (n * M) ** 2 + (M * once) ** 2
+    both = B1**2 + (mixing * (M + 2 * B1)) ** 2
+    at_times = elastic(local, (H_local - 1) * M, 2 * B1, kind="tight")
+    late_views = elastic(late()[1], n * M, kind="tight", values=steps_late)
     return (
         elastic(mixed, sp.sqrt(both)),
-        elastic(delayed, sp.sqrt(apart2), kind="tight", values={n: tau}),
-        elastic(local, (H_local - 1) * M, 2 * B1, kind="tight"),
-        replace(elastic(late()[1], n * M, kind="tight", values=steps_late), conditions=(ROUND,)),
+        elastic(delayed, M * sp.sqrt(n**2 + mixing**2), kind="tight", values={n: tau}),
+        replace(at_times, conditions=(TWO,)),
+        replace(late_views, conditions=(ROUND,)),
     )

@@ -183,8 +183,9 @@ def polyak_lojasiewicz() -> tuple[Proof, ...]:
         "E f(x_T) − f* ≤ (1 − αc)^T (f(x_0) − f*) + (1 − (1 − αc)^T)(L²α²B² + Lασ²/p)/(2c)",
         step.claim.instance({f_x: f_T, f_next: f_T1}),
         (L**2 * alpha**2 * B**2 / (2 * c), L * alpha * sigma**2 / (2 * c * p)),
-        (f_0 - f_star, f_T - f_star, f_T1 - f_star),
+        (f_0, f_T, f_T1),
         (CURVED, STEP),
+        above=f_star,
     )
     return (step, unrolled)
 

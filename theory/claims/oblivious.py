@@ -9,15 +9,12 @@ Each system has its gradient weight n₂, which limits the step, and its noise w
 that looks at the noise breaks this.
 """
 
-from dataclasses import replace
-
 import sympy as sp
 
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.missed import (
     SEVERAL,
-    WHOLE,
     descent,
     harmonic_sum,
     windows,
@@ -39,6 +36,7 @@ from theory.symbols import (
     sigma,
     steps,
     tau,
+    total_prob,
     view_sum,
     visits,
     young,
@@ -188,10 +186,9 @@ def rate_bound(proof: Proof, *needs: sp.Symbol, quantity: str = AVERAGE) -> Boun
     """Return the bound that a rate states; its conditions may need more parameters than its terms.
 
     A delay of at most τ is one of at most ⌊τ⌋, and the rates grow with τ: it need not be whole.
+    That probabilities sum to 1 is not for users to say.
     """
-    bound = Bound.of(proof, quantity, needs=needs, whatever=(tau,))
-    kept = (condition for condition in bound.conditions if condition.text != WHOLE.name)
-    return replace(bound, conditions=tuple(kept))
+    return Bound.of(proof, quantity, needs=needs, whatever=(tau, total_prob))
 
 
 def bounds() -> tuple[Bound, ...]:

@@ -7,14 +7,15 @@ x = θ + G mean d + c m, with the gain G = η/(1 − μ) and c = Gμ² (Nesterov
     h_i = G mean d − d_i + c m ,
 
 where d has at most n = H − 1 + τ updates, as results that arrive τ steps late only lengthen rounds.
-`k` is c m in the proofs, C_m = cH/(1 − μ) its limit. x moves with the step size αG: rates in B take
-αG for α and B/G for B.
+c m is at most αM C_m long, C_m = cH/(1 − μ). x moves with the step size αG: rates in B take αG for
+α and B/G for B.
 
-**Fragments** that meet at other times: d and k are sums of parts of updates, entry by entry. Of the
-last n updates, an entry is in d with the weights −1 (deviation) and G − 1 (mean), or in k with at
-most c; of the H before them it is in k with at most c, of the H before those cμ, and so on. So all
-holds with 1 + max(|G − 1|, c) in place of G: d then stands for the parts in the last n updates, its
-mean divided by max(|G − 1|, c). One fragment with G < 1 may take 2 − G for G, its mirror image.
+**Fragments** that meet at other times: d and c m are sums of parts of updates, entry by entry. Of
+the last n updates, an entry is in d with the weights −1 (deviation) and G − 1 (mean), or in c m
+with at most c; of the H before them it is in c m with at most c, of the H before those cμ, and so
+on. So all holds with 1 + max(|G − 1|, c) in place of G: d then stands for the parts in the last n
+updates, its mean divided by max(|G − 1|, c). One fragment with G < 1 may take 2 − G for G, its
+mirror image.
 """
 
 from dataclasses import replace
@@ -25,14 +26,14 @@ from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.averaging import BOUNDED, SEVERAL, SIZE2, SPREAD_U, U_I
 from theory.claims.constants import NORM_H, elastic, triangle, window, window_of
-from theory.gram import entry, mean, norm2, per_worker, vector
+from theory.gram import mean, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     H_local,
     M,
     alpha,
     coast,
-    coasting,
+    damping,
     gain_excess,
     gain_outer,
     momentum,
@@ -43,24 +44,26 @@ from theory.symbols import (
 )
 
 ONE = sp.S.One
-G, C = gain_outer, coasting
-DAMPED = Condition("μ_m < 1", 1 - momentum, momentum, 1 / momentum, strict=True)
+G, C = gain_outer, coast * H_local / damping
+DAMPED = Condition("μ_m ≥ 0", 1 - damping, damping, 1 / damping)
+FADES = Condition("μ_m < 1", 1 - momentum, momentum, strict=True)
 MODEST = Condition("G < 2", 2 - G, G, 1 / G, strict=True)
 SMALL = Condition("G < 2", 1 - gain_excess, gain_excess, 1 / gain_excess, strict=True)
 ROUND = Condition("H ≥ 1", H_local - 1, H_local)
-REST = ((C, C - coast * H_local / (1 - momentum)),)
 
 D_I = per_worker("d")
 D_MEAN = mean(D_I, p)
 SPREAD_D = D_I - D_MEAN
-K = vector("k")
+MOMENTUM = vector("m")
+CARRIED = MOMENTUM * coast
 FAR2 = (alpha * M * C) ** 2
 
 
 def momentum_sum() -> tuple[Proof, ...]:
-    """What the momentum carries is bounded: |k⁺| ≤ μ|k| + cHαM keeps |k| ≤ αMC_m, C_m = cH/(1 − μ).
+    """What the momentum carries is bounded: |m⁺| ≤ μ|m| + HαM keeps |m| ≤ αHM/(1 − μ).
 
-    q = mean d, a window of H means of updates. Updates that never change attain it in the limit.
+    q = mean d, a window of H means of updates; m is a mean of them, times 1/(1 − μ), for any μ ≥ 0.
+    Updates that never change attain it in the limit.
     """
     average = Certificate(
         Claim(
@@ -76,26 +79,22 @@ def momentum_sum() -> tuple[Proof, ...]:
     achieved = window_of(
         "outer.round", "a round's mean of n steps: ‖q‖² ≤ α²(nM)²", average.claim.instance(), SIZE2
     )
-    q = vector("q")
-    of_round = achieved.claim.instance({NORM_H: entry(q, q), n: H_local})
-    # The parts are of sizes μαMC and αMcH = (1 − μ)αMC.
-    kept, new = momentum * alpha * M * C, (1 - momentum) * alpha * M * C
-    (w_k, w_q), squares = triangle([(K * momentum, kept), (q * coast, new)])
+    q, limit = vector("q"), alpha * M * H_local / damping
+    of_round = achieved.claim.instance({NORM_H: norm2(q), n: H_local})
     carried = Induction(
         "outer.momentum",
-        "‖k‖² ≤ α²(MC_m)², k = c_m m, C_m = c_m H/(1 − μ_m)",
-        lambda k: (norm2(k), (FAR2,)),
-        start=(K * 0,),
-        now=(K,),
-        following=(K * momentum + q * coast,),
-        start_by=((), {}, ((ONE, alpha * M * C),)),
+        "‖m‖² ≤ α²(HM/(1 − μ_m))²",
+        lambda m: (norm2(m), (limit**2,)),
+        start=(MOMENTUM * 0,),
+        now=(MOMENTUM,),
+        following=(MOMENTUM * (1 - damping) + q,),
+        start_by=((), {}, ((ONE, limit),)),
         step_by=(
             (of_round,),
-            {SO_FAR: w_k * momentum**2, of_round.name: w_q * coast**2},
-            squares,
+            {SO_FAR: 1 - damping, of_round.name: 1 / damping},
+            ((damping * (1 - damping), MOMENTUM - q * (1 / damping)),),
         ),
         conditions=(DAMPED,),
-        relations=REST,
         remark="attained in the limit by updates that never change",
     )
     return (average, achieved, carried)
@@ -105,7 +104,7 @@ def together() -> tuple[Proof, ...]:
     """Mean over workers: B = M((G − 1)n + C_m) for G ≥ 2, and less below.
 
     ‖d‖² ≤ (nαM)² bounds the deviations d_i − mean d, of weight 1, and mean d, of weight G − 1, as
-    one; only the latter can point along k. For G < 2 deviations pay: B² = M²(n² + C_m²/(G(2 − G))),
+    one; only the latter can point along m. For G < 2 deviations pay: B² = M²(n² + C_m²/(G(2 − G))),
     unless even mean d alone costs more: B = M((G − 1)n + C_m) where (G − 1)C_m ≥ G(2 − G)n.
     """
     alone = Induction(
@@ -129,35 +128,33 @@ def together() -> tuple[Proof, ...]:
         Claim(
             "diloco.small",
             "‖h‖² ≤ α²B², B² = M²(n² + C_m²/(G(2 − G)))",
-            norm2(D_MEAN * (G - 1) - SPREAD_D + K),
+            norm2(D_MEAN * (G - 1) - SPREAD_D + CARRIED),
             (n**2 * SIZE2, FAR2 / loss),
             (steps, ahead),
             (MODEST, DAMPED),
-            REST,
-            remark="attained if (G − 1)C_m ≤ G(2 − G)n",
+            remark="C_m = c_m H/(1 − μ_m); attained if |G − 1|C_m ≤ G(2 − G)n",
         ),
-        {steps.name: ONE, ahead.name: 1 / loss},
-        ((loss, D_MEAN - K * ((G - 1) / loss)),),
+        {steps.name: ONE, ahead.name: coast**2 / loss},
+        ((loss, D_MEAN - CARRIED * ((G - 1) / loss)),),
     )
 
     def along(name: str, where: str, *conditions: Condition) -> Certificate:
         """Return B = M(gn + C_m), g = G − 1, where g(gn + C_m) ≥ n."""
-        g = gain_excess
-        (w_d, w_k), squares = triangle([(D_MEAN * g, g * n * alpha * M), (K, alpha * M * C)])
+        g, share_m = gain_excess, damping / H_local
         reach = g * n + C
         return Certificate(
             Claim(
                 name,
                 f"{where}: ‖h‖² ≤ α²B², B = M((G − 1)n + C_m)",
-                norm2(D_MEAN * g - SPREAD_D + K),
+                norm2(D_MEAN * g - SPREAD_D + CARRIED),
                 (alpha**2 * M**2 * reach**2,),
                 (steps, ahead),
-                (*conditions, DAMPED),
-                REST,
+                (DAMPED, *conditions),
                 remark="attained by updates that never change, alike on all workers",
             ),
-            {steps.name: w_d * g**2, ahead.name: w_k},
-            (*squares, (g * reach / n - 1, SPREAD_D)),
+            # The triangle inequality, but where C_m = 0 the second condition leaves no n.
+            {steps.name: g * reach / n, ahead.name: coast * share_m * reach},
+            ((g * C / n, D_MEAN - MOMENTUM * (share_m * n)), (g * reach / n - 1, SPREAD_D)),
         )
 
     g = gain_excess
@@ -168,7 +165,7 @@ def together() -> tuple[Proof, ...]:
             "diloco.small.long",
             "(G − 1)C_m ≥ G(2 − G)n",
             SMALL,
-            Condition("(G − 1)C_m ≥ G(2 − G)n", g * C - (1 - g**2) * n, C),
+            Condition("(G − 1)C_m ≥ G(2 − G)n", g * C - (1 - g**2) * n, n, 1 / n),
         ),
         along("diloco", "G ≥ 2", Condition("G ≥ 2", g - 1, g)),
         Certificate(
@@ -193,9 +190,7 @@ def each_worker() -> tuple[Proof, ...]:
     """
     mine, others, alone = vector("u_i"), vector("Σu_j"), vector("h_d")
     own = Hypothesis("|u_i| ≤ αM", SIZE2 - norm2(mine))
-    rest = window()[0].claim.instance(
-        {NORM_H: entry(others, others), n: p - 1, share: ONE}, "p − 1 others"
-    )
+    rest = window()[0].claim.instance({NORM_H: norm2(others), n: p - 1, share: ONE}, "p − 1 others")
     conditions = (SEVERAL, Condition("G ≤ p", p - G, G, 1 / G))
     weight = ((share, share - 1 - G * (p - 2) / p),)
     kept, spread = 1 - G / p, G / p
@@ -234,19 +229,19 @@ def each_worker() -> tuple[Proof, ...]:
         relations=weight,
     )
     steps, far = drift.claim.instance(), momentum_sum()[2].claim.instance()
-    (w_d, w_k), squares = triangle([(alone, alpha * M * n * share), (K, alpha * M * C)])
+    (w_d, w_k), squares = triangle([(alone, alpha * M * n * share), (CARRIED, alpha * M * C)])
     both = Certificate(
         Claim(
             "diloco.each",
             "‖h_i‖² ≤ α²B², B = M(wn + C_m), w = 1 + G(p − 2)/p, for each worker",
-            norm2(alone + K),
+            norm2(alone + CARRIED),
             (SIZE2 * (share * n + C) ** 2,),
             (steps, far),
             (*conditions, DAMPED),
-            (*weight, *REST),
+            weight,
             remark="attained where one worker turns against the others after all have agreed",
         ),
-        {steps.name: w_d, far.name: w_k},
+        {steps.name: w_d, far.name: w_k * coast**2},
         squares,
     )
     return (one, drift, both)
@@ -261,7 +256,7 @@ def bounds() -> tuple[Bound, ...]:
     """Return the elastic constants, mean over workers but for `diloco.each`."""
     known = {
         n: H_local - 1 + tau,
-        C: coast * H_local / (1 - momentum),
+        damping: 1 - momentum,
         gain_excess: G - 1,
         share: 1 + G * (p - 2) / p,
     }
@@ -275,4 +270,10 @@ def bounds() -> tuple[Bound, ...]:
         elastic(large, *straight, kind="tight", values=known),
         elastic(apiece, M * share * n, M * C, kind="tight", values=known),
     )
-    return tuple(replace(each, conditions=(*each.conditions, ROUND)) for each in found)
+    # μ ≥ 0 is its sign. Where n = 0 all that is held is c m.
+    return tuple(
+        replace(
+            each, conditions=(*(c for c in each.conditions if c.expr != momentum), ROUND, FADES)
+        )
+        for each in found
+    )

@@ -192,5 +192,7 @@ def proofs() -> tuple[Proof, ...]:
 def bounds() -> tuple[Bound, ...]:
     """Return the rates with feedback before a random delay."""
     less_noise, wide = random_feedback()
-    quiet = Bound.of(less_noise, AVERAGE, values={young: square_N / mean_N}, whatever=(tau,))
+    quiet = Bound.of(
+        less_noise, AVERAGE, values={young: square_N / mean_N}, whatever=(tau, total_prob)
+    )
     return (replace(quiet, conditions=(*quiet.conditions, DELAYED)), rate_bound(wide))

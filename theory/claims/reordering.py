@@ -12,7 +12,7 @@ from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.composition import BOUNDED, FIRST, ONE, ZERO, U, Y, in_order
 from theory.claims.constants import NORM_H, elastic, triangle, window
-from theory.gram import entry, inner, norm2, vector
+from theory.gram import inner, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     B1,
@@ -169,8 +169,8 @@ def whole_messages() -> tuple[Proof, ...]:
     """
     run, old, new = vector("run"), vector("h₁"), vector("h₁'")
     newest = vector("newest run")
-    start = in_order()[0].claim.instance({entry(Y, Y): entry(newest, newest), tau: steps})
-    held_run = window()[0].claim.instance({NORM_H: entry(run, run), share: ONE})
+    start = in_order()[0].claim.instance({norm2(Y): norm2(newest), tau: steps})
+    held_run = window()[0].claim.instance({NORM_H: norm2(run), share: ONE})
     newer = Hypothesis("|h₁'| ≤ αB₁", (alpha * B1) ** 2 - norm2(new))
     worth = Hypothesis("X ≥ 2B₁ − M", hole_cost - 2 * B1 + M)
     radius = alpha * (B1 + tau * M + holes * hole_cost)

@@ -13,7 +13,7 @@ assumed independent of the noise. x* minimises f; z = x − x*, w = v − x*, a 
 import sympy as sp
 
 from theory.certificate import Condition, Hypothesis
-from theory.gram import Vector, entry, inner, mean, noise, norm2, per_worker, vector
+from theory.gram import Scalar, Vector, inner, mean, noise, norm2, per_worker, vector
 from theory.induction import SO_FAR, Induction
 from theory.symbols import (
     B,
@@ -73,7 +73,7 @@ CONVEX = Hypothesis(
 )
 SECANT = Hypothesis("f is c-convex and L-smooth at v, x*", inner(G - W * c, W * L - G))
 
-NORM_A, NORM_Z = entry(A, A), entry(Z, Z)
+NORM_A, NORM_Z = norm2(A), norm2(Z)
 DISTANCE_AT_T = {NORM_Z: dist_T, dist_next: dist_T1}
 
 
@@ -85,14 +85,18 @@ def unroll(
     states: tuple[sp.Expr, sp.Expr, sp.Expr],
     conditions: tuple[Condition, ...],
     rate: sp.Expr = alpha * c,
+    above: Scalar = 0,
     remark: str = "",
 ) -> Induction:
-    """Unroll u⁺ ≤ (1 − y)u + y·floor to u_T ≤ q u_0 + (1 − q)floor, q = (1 − y)^T, y the rate."""
+    """Unroll u⁺ ≤ (1 − y)u + y·floor to u_T ≤ q u_0 + (1 − q)floor, q = (1 − y)^T, y the rate.
+
+    u is what the `states` have `above` this: f − f*, for instance.
+    """
     first, now, following = states
     return Induction(
         name,
         text,
-        lambda u, q: (u, (q * first, *((1 - q) * term for term in floor))),
+        lambda u, q: (u - above, (q * (first - above), *((1 - q) * term for term in floor))),
         start=(first, ONE),
         now=(now, decay),
         following=(following, (1 - rate) * decay),

@@ -141,9 +141,9 @@ def feedback_limits() -> tuple[Proof, ...]:
     none = ((1 - (1 + r) * y,),)
     with_it, without = 2 * (1 - r) / (1 + r), 2 / (1 + r)
 
-    def beyond(name: str, text: str, limit: sp.Expr) -> Claim:
+    def beyond(name: str, text: str, limit: sp.Expr, *where: Condition) -> Claim:
         above = Condition("αL ≥ limit", y - limit, alpha)
-        return Claim(name, text, limit, (y,), (), (above,), remark=JURY)
+        return Claim(name, text, limit, (y,), (), (*where, above), remark=JURY)
 
     return (
         LinearStability(
@@ -162,6 +162,7 @@ def feedback_limits() -> tuple[Proof, ...]:
                 "feedback.beyond",
                 "C(y) = (1 + √γ)y with feedback: not stable if αL ≥ 2(1 − √γ)/(1 + √γ)",
                 with_it,
+                replace(ROOT_CONTRACTS, text="γ ≤ 1", strict=False),
             ),
             {},
             matrix=memory,

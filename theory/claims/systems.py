@@ -11,7 +11,7 @@ import sympy as sp
 from theory.bound import Bound
 from theory.certificate import Certificate, Claim, Condition, Hypothesis
 from theory.claims.constants import NORM_H, U, elastic, fresh_fates, window, window_of
-from theory.gram import Vector, entry, inner, norm2, vector
+from theory.gram import Vector, inner, norm2, vector
 from theory.induction import SO_FAR, Induction, Proof
 from theory.symbols import (
     M,
@@ -38,7 +38,7 @@ ONE, ZERO = sp.S.One, sp.S.Zero
 SEVERAL = Condition("p > 1", p - 1, p, strict=True)
 LOSSY = Condition("q < 1", 1 - q, q, 1 / q, strict=True)
 SIZE2 = (alpha * M) ** 2
-NORM_U = entry(U, U)
+NORM_U = norm2(U)
 
 
 def synchronous() -> tuple[Proof, ...]:
@@ -65,10 +65,10 @@ def shared_memory() -> tuple[Proof, ...]:
     sharp = window_of(
         "shared_memory",
         "shared memory, inconsistent reads, n = τ updates late: ‖h‖² ≤ α²(nM)²",
-        part.claim.instance({entry(masked, masked): NORM_U}),
+        part.claim.instance({norm2(masked): NORM_U}),
         SIZE2,
     )
-    late = window()[0].claim.instance({NORM_H: entry(coordinate, coordinate), share: ONE})
+    late = window()[0].claim.instance({NORM_H: norm2(coordinate), share: ONE})
     classic = Induction(
         "shared_memory.classic",
         "coordinate by coordinate: ‖h‖² ≤ α²d(nM)²",

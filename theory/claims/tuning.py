@@ -39,7 +39,8 @@ D, S, C = start_cost, noise_cost, drift_cost
 SHORTER = Condition("α ≤ α*", best - alpha, alpha, 1 / alpha)
 LONGER = Condition("α* ≤ α", alpha - best, best, 1 / best)
 SHORT = Condition("αc ≤ 1", 1 - alpha * c, alpha, 1 / alpha)
-SHORT_BEST = Condition("α*c ≤ 1", 1 - best * c, best, 1 / best)
+STRICTLY_SHORT = Condition("αc < 1", 1 - alpha * c, alpha, 1 / alpha, strict=True)
+SHORT_BEST = Condition("α*c < 1", 1 - best * c, best, 1 / best, strict=True)
 
 
 def posynomial(step: Scalar) -> sp.Expr:
@@ -170,7 +171,7 @@ def rational() -> tuple[Proof, ...]:
 
 
 def power() -> tuple[Proof, ...]:
-    """D(1 − αc)^T + Sα + Cα², αc ≤ 1, is least where DcT(1 − αc)^(T−1) = S + 2Cα.
+    """D(1 − αc)^T + Sα + Cα², αc < 1, is least where DcT(1 − αc)^(T−1) = S + 2Cα.
 
     (1 − αc)^T lies above its tangent at α*, by induction over T; the excess is at least C(α − α*)².
     Beyond α* the equation's left side has fallen, while its right side grows.
@@ -219,7 +220,7 @@ def power() -> tuple[Proof, ...]:
         {above.name: D, falling.name: best - alpha},
         ((C, alpha - best),),
     )
-    longer = (shorter, LONGER)
+    longer = (STRICTLY_SHORT, LONGER)
     falls = Induction(
         "power.falls",
         "α* ≤ α: (1 − αc)^T ≤ (1 − α*c)^T",
@@ -274,7 +275,7 @@ def fading() -> tuple[Proof, ...]:
     falling = Hypothesis("cTr*(D − F*) ≥ F′*(1 − (1 − α*c)^T)", falls)
     rising = Hypothesis("cTr*(D − F*) ≤ F′*(1 − (1 − α*c)^T)", -falls)
     shorter = (SHORT_BEST, SHORTER, _inside(best))
-    longer = (SHORT, LONGER, _inside(alpha))
+    longer = (STRICTLY_SHORT, LONGER, _inside(alpha))
 
     def claim(
         name: str,

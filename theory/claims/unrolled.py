@@ -226,9 +226,13 @@ def proofs() -> tuple[Proof, ...]:
 
 
 def exact_step(rate: Rate) -> sp.Expr:
-    """Return exact SGD's best step in closed form: (1 − (κT)^(−1/(T−1)))/c."""
+    """Return exact SGD's best step in closed form: (1 − (κT)^(−1/(T−1)))/c.
+
+    Written as (1 − e^(−2y))/c = 2/(c(1 + 1/tanh(y))), it loses no digits where T is large.
+    """
     kappa = rate.start * c * sigma**2 / (rate.noise * sigma**2)
-    return (1 - (1 / (kappa * T)) ** (1 / (T - 1))) / c
+    half = sp.log(kappa * T) / (2 * (T - 1))
+    return 2 / (c * (1 + 1 / sp.tanh(half)))
 
 
 def starting(rate: Rate) -> tuple[Condition, ...]:
@@ -246,7 +250,7 @@ def bounds() -> tuple[Bound, ...]:
             Bound.of(proof, rate.quantity, values=power)
             for rate, proof in zip((S, P), simplified(), strict=True)
         ),
-        Bound.of(at_log()[0], f"{P.quantity} at α = ln T/(cT)"),
+        Bound.of(at_log()[0], f"{P.quantity} at α = ln T/(cT)", whatever=(decay,)),
         *(
             Bound.of(
                 proof,

@@ -30,6 +30,7 @@ from theory.symbols import (
     best,
     best_later,
     c,
+    decay,
     drift_cost,
     epsilon,
     later,
@@ -247,7 +248,7 @@ def bounds() -> tuple[Bound, ...]:
     proved = horizons()
     return (
         *(
-            Bound.of(proof, f"{rate.quantity} at α = ln T/(cT)", needs=(B,))
+            Bound.of(proof, f"{rate.quantity} at α = ln T/(cT)", needs=(B,), whatever=(decay,))
             for rate, proof in zip((S, P), proved, strict=False)
         ),
         *(
