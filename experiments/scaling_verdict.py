@@ -279,7 +279,8 @@ def conclude(
     columns = [*(field.name for field in dataclasses.fields(Row)), "pays_below"]
     runs.write_tables(folder, rows, {**about, "verdict": said}, columns)
     if rows:
-        save(folder, {"scaling.png": draw(rows)})
+        held = runs.evidence(rows, [field.name for field in dataclasses.fields(Row)], about)
+        save(folder, {"scaling.png": draw(rows)}, {"scaling.png": held})
     with runs.replacing(folder / "verdict.txt") as part:
         part.write_text("\n".join(said) + "\n")
     return said, not all(row.exact for row in rows)

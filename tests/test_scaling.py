@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from verdict_rows import carried_rows, is_picture
 
 import elastic_jax as ej
 from elastic_jax.programs import collectives
 from elastic_jax.wire import wire
 from experiments import scaling
 from experiments.scaling_programs import coding, in_turns, matrix, normal, training
-from experiments.scaling_verdict import Row, draw, pays_below, speedup, verdict
+from experiments.scaling_verdict import Row, draw, largest, pays_below, speedup, verdict
 
 ROOT = Path(__file__).parents[1]
 GIGA = 10**9
@@ -143,6 +144,22 @@ def test_the_figure_is_drawn_from_rows_alone():
 
 
 # ---- the program ----
+
+
+def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
+    """It carries the rows of the whole grid, and they say what the README says."""
+    rows, held = carried_rows(ROOT / "docs/scaling.png", Row)
+    assert held["command"].removesuffix(" --resume") == "python -m experiments.scaling"
+    names = [field.name for field in dataclasses.fields(scaling.Case)]
+    cases = [scaling.Case(*(getattr(row, name) for name in names)) for row in rows]
+    assert cases == scaling.grid(scaling.Config(devices=(1, 2, 4, 8)))
+    assert all(row.exact for row in rows)
+    assert is_picture(ROOT / "docs/scaling.png", draw(rows), tmp_path)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    shown = {row.compressor: row.pays_below for row in largest(rows)}
+    low_rank, sign, top_k = (shown[name] for name in ("low_rank 2", "sign", "top_k 0.01"))
+    assert f"{low_rank:.2g} Gbit/s with `low_rank(2)`, {sign:.2g} with `sign` and " in text
+    assert f"{top_k:.2g} with `top_k(0.01)`" in text
 
 
 @pytest.mark.parametrize(
