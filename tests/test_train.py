@@ -156,12 +156,14 @@ ENVIRONMENT = {**os.environ, "NPROC": "1", "XLA_FLAGS": "--xla_backend_optimizat
 
 
 @slow
-def test_two_processes_equal_one(whole, tmp_path):
-    """2 processes of 2 devices = 1 of 4: the same workers, batches and mass."""
-    folder = tmp_path / "two"
-    full = command(folder, "--processes", "2", "--devices", "2")
-    done = subprocess.run(full, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_equal_one(tmp_path):
+    """2 processes of 4 devices = 1 of 8: the same workers, batches and mass."""
+    whole, folder = tmp_path / "one", tmp_path / "two"
+    for out, processes, devices in ((whole, "1", "8"), (folder, "2", "4")):
+        more = ("--workers", "8", "--processes", processes, "--devices", devices)
+        full = command(out, *more)
+        done = subprocess.run(full, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     for got, want in zip(rows(folder), rows(whole), strict=True):
         assert got["step"] == want["step"] and got.get("accuracy") == want.get("accuracy")
         for name in ("loss", "held", "M_hat"):

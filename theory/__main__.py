@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 from theory.catalogue import bounds, near, proofs, prove
 from theory.certificate import Claim
@@ -28,12 +29,15 @@ def _remark(claim: Claim) -> str:
     return "; ".join(part for part in (where and f"where {where}", claim.remark) if part)
 
 
+@cache
+def _texts() -> dict[str, str]:
+    claims = (proof.claim for proof in proofs())
+    return {claim.name: claim.text for claim in claims}
+
+
 def _classic(claim: Claim) -> str:
     """Return the classic form of a claim, if the catalogue has one."""
-    classics = [
-        proof.claim.text for proof in proofs() if proof.claim.name == f"{claim.name}.classic"
-    ]
-    return classics[0] if classics else "–"
+    return _texts().get(f"{claim.name}.classic", "–")
 
 
 def listing() -> Iterator[str]:
