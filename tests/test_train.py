@@ -134,7 +134,7 @@ def test_a_folder_belongs_to_one_process(tmp_path):
 @slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_soak(count, tmp_path):
-    times = os.environ.get("TRAIN_SOAK_TIMES", "3")
+    times = os.environ.get("TRAIN_SOAK_TIMES", "2")
     arguments = ["--times", times, "--processes", str(count), "--out", str(tmp_path / "soak")]
     assert train_soak.main(arguments) == 0
 
