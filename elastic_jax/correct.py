@@ -51,8 +51,7 @@ def dropped(limit: int) -> Rule:
 
     A gradient of which nothing is applied counts as an update, so that p workers of equal speed
     are p − 1 late for ever: with a limit below p, nothing but the first `limit` gradients would be
-    applied. (After Maranjyan, Tyurin, Richtárik, "Ringmaster ASGD", 2025, where only applied ones
-    count.)
+    applied. (In Ringmaster ASGD it does not count: `draw_trace(…, cap=limit)`.)
     """
     most = whole("limit", limit, "number of updates")
     return Rule(f"dropped({most})", lambda late: jnp.where(late < most, 1.0, 0.0))

@@ -65,6 +65,7 @@ def draw_trace(
     *,
     assignment: Literal["pure", "random", "shuffled"] = "pure",
     wait: int = 1,
+    cap: int | None = None,
 ) -> Trace:
     """Race workers that read, compute, apply, and read the newest version again at once.
 
@@ -78,6 +79,10 @@ def draw_trace(
     by applied updates, as `asynchronous` does. (Numbered by reads B = n M, n ≤ p: never more than
     p gradients are in flight.)
 
+    With a `cap` on delays the server throws away what is too stale, counts it as no update (but
+    among those after which its worker stops), and gives that worker the newest version: τ_max < cap
+    however slow a worker is.
+
     Args:
         speeds: one `Speed` per worker, p ≥ 1 of them.
         ticks: T ≥ 1, how many updates to apply in all.
@@ -86,6 +91,7 @@ def draw_trace(
             "random", workers drawn afresh; "shuffled", all of them in turn, in an order that is
             drawn afresh each round (so that all workers' data count alike, however fast they are).
         wait: 1 ≤ wait ≤ p, how many updates are applied before any version is handed out.
+        cap: R ≥ 1, all applied updates have delays below it; None applies everything.
 
     Returns:
         A trace of T updates with times in simulated seconds. With equal constant speeds every
@@ -100,10 +106,15 @@ def draw_trace(
         [0, 1, 2, 2, 2, 2]
         >>> draw_trace([constant()] * 3, ticks=6, wait=3).delay.tolist()
         [0, 1, 2, 0, 1, 2]
+        >>> draw_trace(
+        ...     [constant()] * 3, ticks=6, cap=2
+        ... ).worker.tolist()  # worker 2 is always too late
+        [0, 1, 0, 1, 0, 1]
 
     Reference:
         Islamov, Safaryan, Alistarh, "AsGrad: a sharp unified analysis of asynchronous-SGD
-        algorithms", 2024.
+        algorithms", 2024; for the cap: Maranjyan, Tyurin, Richtárik, "Ringmaster ASGD: the first
+        asynchronous SGD with optimal time complexity", 2025.
     """
     p, ticks = len(speeds), whole("ticks", ticks, "number of updates")
     if not p or not all(isinstance(speed, Speed) for speed in speeds):
@@ -114,8 +125,10 @@ def draw_trace(
         raise ValueError(f"assignment={assignment!r}: pass 'pure', 'random' or 'shuffled'")
     *streams, server = np.random.SeedSequence(whole("seed", seed, "seed", 0)).spawn(p + 1)
     rngs = [np.random.default_rng(stream) for stream in streams]
-    if assignment != "pure" or wait > 1:
-        return _draw_assigned(speeds, ticks, rngs, np.random.default_rng(server), assignment, wait)
+    cap = ticks if cap is None else whole("cap", cap, "number of updates")
+    if assignment != "pure" or wait > 1 or cap < ticks:
+        chance = np.random.default_rng(server)
+        return _draw_assigned(speeds, ticks, rngs, chance, assignment, wait, cap)
     times = [np.zeros(0)] * p  # when each worker applies, as far as drawn
     most = [ticks if s.updates is None else min(ticks, s.updates) for s in speeds]
     behind = [i for i in range(p) if most[i]]
@@ -150,6 +163,7 @@ def _draw_assigned(
     server: np.random.Generator,
     assignment: str,
     wait: int,
+    cap: int,
 ) -> Trace:
     """The event loop of a server that hands out versions; a worker that has stopped keeps its."""
     p = len(speeds)
@@ -172,9 +186,13 @@ def _draw_assigned(
                 f"{len(rows)} updates: ask for fewer, let a worker go on, or wait for fewer"
             )
         now, i = heapq.heappop(events)
-        rows.append((i, queues[i].popleft(), now))
+        version = queues[i].popleft()
         made[i] += 1
-        finished.append(i)
+        if len(rows) - version < cap:
+            rows.append((i, version, now))
+            finished.append(i)
+        else:
+            queues[i].append(len(rows))
         if queues[i]:
             begin(i, now)
         if len(finished) < wait:

@@ -1,4 +1,4 @@
-"""What `experiments.bound_vs_run` minimises, and with which chain; one run, and its constants."""
+"""What `experiments.bound_vs_run` minimises; one run of a chain, and its constants."""
 
 import dataclasses
 import math
@@ -12,81 +12,15 @@ import numpy as np
 import optax
 
 import elastic_jax as ej
-import theory.parts
 from elastic_jax import estimate
 from elastic_jax.estimate import Constants, Estimate
 from elastic_jax.precision import squared_norm
 from experiments import data, models
-from experiments.train_config import COMPRESSORS, make_compressor
+from experiments.chains import AXIS, Part
 
-AXIS = "workers"
 PIECE = 250  # images at once
 SAMPLES = 100  # gradients for σ and M at each of the places
 Tree = Any
-
-
-# ---- the chain ----
-
-
-class Part(NamedTuple):
-    """A relaxation, as it runs and as it is bounded."""
-
-    relax: Callable[[int], optax.GradientTransformation]  # seed → transformation
-    bounded: Callable[[Tree], theory.parts.Part]  # params → part of a theory.Chain
-    exchanges: bool
-
-
-def parse(text: str) -> list[Part]:
-    """Reads a chain such as `topk 0.1 feedback, delay 4`.
-
-    Args:
-        text: parts in order, with commas: `delay N`, or the name of a compressor, its amount where
-            it takes one, and `feedback`; without, only an unbiased one has a bound. `none`: exact.
-
-    Raises:
-        ValueError: naming the part, and what would be right.
-    """
-    parts = [_part(part.split()) for part in text.split(",") if part.split() != ["none"]]
-    if sum(part.exchanges for part in parts) > 1:
-        raise ValueError(f"--chain {text!r}: name one compressor, it averages over the workers")
-    if any(not part.exchanges for part in parts) and not any(part.exchanges for part in parts):
-        return [*parts, _exact()]
-    return parts or [_exact()]
-
-
-def _part(words: list[str]) -> Part:
-    known = {name.replace("_", ""): name for name in COMPRESSORS if name != "none"}
-    said = f"--chain: {' '.join(words) or 'nothing between commas'!r}"
-    kind, *rest = words or [""]
-    try:
-        if kind == "delay":
-            (steps,) = map(int, rest)
-            if steps < 0:
-                raise ValueError("give a number of steps from 0")
-            return Part(lambda _: ej.delay(steps), lambda _: theory.delay(steps), False)
-        if kind.replace("_", "") not in known:
-            raise ValueError(f"give delay N, none, or one of {', '.join(known)}")
-        feedback = rest[-1:] == ["feedback"]
-        amounts = [float(word) for word in rest[: len(rest) - feedback]]
-        if len(amounts) > 1:
-            raise ValueError("give one amount")
-        compressor = make_compressor(known[kind.replace("_", "")], *amounts)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{said}: {error}") from error
-    if not feedback and compressor.omega is None:
-        raise ValueError(f"{said}: no bound is proved without feedback, as it is biased; add it")
-    relax = ej.error_feedback if feedback else ej.compress
-
-    def bounded(params: Tree) -> theory.parts.Part:
-        if feedback or compressor.omega is None:
-            return theory.feedback(compressor.gamma(params))
-        return theory.unbiased(compressor.omega(params))
-
-    return Part(lambda seed: relax(compressor, axis_name=AXIS, seed=seed), bounded, True)
-
-
-def _exact() -> Part:
-    return Part(lambda _: ej.all_mean(AXIS), lambda _: theory.delay(0), True)
 
 
 # ---- the tasks ----

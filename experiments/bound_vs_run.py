@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments import bound_tasks, runs
-from experiments.bound_tasks import PIECE, Done, Runner, Task, parse
+from experiments.bound_tasks import PIECE, Done, Runner, Task
 from experiments.bound_verdict import BROKEN, Row, choose, compare, draw
+from experiments.chains import parse
 from experiments.command import Experiment, check_common, refuse
 from experiments.command import run as run_command
 from experiments.figures import save
@@ -34,7 +35,8 @@ class Config:
     out: Path = Path("results/bound_vs_run")
     """Folder for rows, figure and verdict."""
     chain: str = "topk 0.1 feedback, delay 4"
-    """Relaxations in order: delay N; a compressor, its amount, and feedback."""
+    """Relaxations in order: delay N; a compressor, its amount and feedback; late N; gossip GRAPH; …
+    (all of them: `experiments.chains.parse`)."""
     workers: int = 4
     """Workers p."""
     problems: tuple[Literal["quadratic", "logistic", "cnn"], ...] = ("quadratic", "logistic", "cnn")
@@ -151,7 +153,8 @@ def conclude(
     about |= {"seeds": list(config.seeds), "verdict": said}
     runs.write_tables(config.out, rows, about, columns)
     if rows:
-        save(config.out, {"bound_vs_run.png": draw(rows)})
+        held = runs.evidence(rows, columns, about)
+        save(config.out, {"bound_vs_run.png": draw(rows)}, {"bound_vs_run.png": held})
     with runs.replacing(config.out / "verdict.txt") as part:
         part.write_text("\n".join(said) + "\n")
     return said, any(row.outcome == BROKEN for row in rows)

@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 import elastic_jax as ej
 import theory
-from elastic_jax import absent, arrivals, correct, gossip, graphs, links, local, schedulers
+from elastic_jax import absent, correct, gossip, graphs, links, local, schedulers
+from experiments.chains import AXIS, LATE, gossiped, said, tracked
 
-AXIS = "workers"
-DELAY, DROP, H, KEEP, BETA, MISSING = 4, 0.2, 4, 0.1, 0.5, 1
-LATE = arrivals.backward(compute=1.0, bandwidth=2e5, latency=0.05, spread=0.3)
+DELAY, CAP, DROP, H, KEEP, BETA, MISSING = 4, 8, 0.2, 4, 0.1, 0.5, 1
 TOP, LOW, INT4, INT8 = ej.top_k(KEEP), ej.low_rank(2), ej.quantize(4), ej.quantize(8)
 BLOCK = ej.random_k(0.25, unbiased=True)
 CRASHES = [(1, 5, None), (2, 9, 20)]  # (worker, step, back)
@@ -77,12 +75,14 @@ class System(NamedTuple):
     metered: bool = True
 
 
-def race(assignment: Any = "pure", wait: int = 1) -> Callable[[int, int, int], ej.Trace]:
+def race(
+    assignment: Any = "pure", wait: int = 1, cap: int | None = None
+) -> Callable[[int, int, int], ej.Trace]:
     """Returns the race of workers of unequal speed."""
 
     def draw(p: int, ticks: int, seed: int) -> ej.Trace:
         speeds = [ej.speeds.lognormal(1 + i / p) for i in range(p)]
-        return ej.draw_trace(speeds, ticks, seed, assignment=assignment, wait=wait)
+        return ej.draw_trace(speeds, ticks, seed, assignment=assignment, wait=wait, cap=cap)
 
     return draw
 
@@ -121,34 +121,6 @@ def _late(steps: int) -> Derived:
 def _mixed(mix: Callable[[Facts], theory.Mix]) -> Derived:
     """Returns B of a mix; 0 where its graph averages all views at every step, or one worker."""
     return lambda facts: theory.Chain(mix(facts), workers=facts.p).constant(facts.M)
-
-
-def _gossiped(facts: Facts) -> theory.Mix:
-    return theory.gossip(graphs.rho(graphs.ring(), facts.p))
-
-
-def _said(compressor: ej.Compressor) -> Callable[[Facts], theory.Mix]:
-    """Returns compressed gossip on a ring, with the step that its stability allows."""
-
-    def mix(facts: Facts) -> theory.Mix:
-        if facts.p == 1:
-            return theory.gossip(0.0)
-        gamma = compressor.gamma(facts.params)
-        step = gossip.stable_step(graphs.ring(), facts.p, gamma)
-        _, *modes = np.linalg.eigvalsh(np.eye(facts.p) - graphs.ring().matrices(facts.p)[0])
-        return theory.choco(gamma, step * modes[0], step * modes[-1])
-
-    return mix
-
-
-def _tracked(graph: graphs.Graph) -> Callable[[Facts], theory.Mix]:
-    def mix(facts: Facts) -> theory.Mix:
-        (matrix,) = graph.matrices(facts.p)
-        apart = float(np.linalg.norm(np.eye(facts.p) - matrix, 2))
-        symmetric = bool(np.allclose(matrix, matrix.T))
-        return theory.tracking(graphs.rho(graph, facts.p), apart, symmetric=symmetric)
-
-    return mix
 
 
 ALIKE = "all views are alike, so B = 0; no B says what the lost mass costs"
@@ -198,11 +170,10 @@ ZOO: Mapping[str, System] = {
         trace=race("pure", wait=4),
     ),
     "delay-capped asynchrony": System(
-        "after Maranjyan et al., Ringmaster ASGD, 2025",
-        lambda alpha, seed: optax.chain(correct.by_staleness(correct.dropped(8)), optax.sgd(alpha)),
-        lambda facts: facts.bound("shared_memory", tau=min(7, facts.tau)),
-        why="what is dropped moves nothing; unlike Ringmaster's, it counts as an update",
-        trace=race("random"),
+        "Maranjyan et al., Ringmaster ASGD, 2025",
+        lambda alpha, seed: sgd(alpha),
+        lambda facts: facts.bound("shared_memory", tau=CAP - 1),
+        trace=race(cap=CAP),
     ),
     "staleness-adaptive step": System(
         "after Bäckström et al., MindTheStep, 2019",
@@ -332,19 +303,19 @@ ZOO: Mapping[str, System] = {
     "gossip": System(
         "Lian et al., decentralized SGD, 2017",
         lambda alpha, seed: sgd(alpha, gossip.mix(AXIS, graphs.ring())),
-        _mixed(_gossiped),
+        _mixed(lambda facts: gossiped(graphs.ring(), facts.p)),
         mean="workers",
     ),
     "quantised gossip": System(
         "Koloskova et al., CHOCO-SGD, 2019",
         lambda alpha, seed: sgd(alpha, gossip.choco(AXIS, graphs.ring(), INT8, seed=seed)),
-        _mixed(_said(INT8)),
+        _mixed(lambda facts: said(graphs.ring(), INT8, facts.params, facts.p)),
         mean="draws",
     ),
     "gradient tracking, accelerated gossip": System(
         "Lu, De Sa, DeTAG, 2021",
         lambda alpha, seed: sgd(alpha, gossip.tracking(AXIS, graphs.fast(graphs.ring(), 2))),
-        _mixed(_tracked(graphs.fast(graphs.ring(), 2))),
+        _mixed(lambda facts: tracked(graphs.fast(graphs.ring(), 2), facts.p)),
         mean="workers",
     ),
     "partitioned gradients, shared memory": System(

@@ -153,8 +153,7 @@ class Runner:
         schedule = trace.schedule()
         out = self._single(name, schedule.slots)(start, tuple(schedule[:3]), batches, number)
         gap, moment = (np.asarray(x)[:, None] for x in out[:2])
-        used = moment[:, 0] > 0  # what was thrown away was taken nowhere
-        return Done(gap[used], moment[used], float(out[2]), out[3], int(trace.delay.max()))
+        return Done(gap, moment, float(out[2]), out[3], int(trace.delay.max()))
 
     def facts(self, done: list[Done]) -> Facts:
         """Returns what the bound of runs of one system may depend on."""

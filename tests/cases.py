@@ -4,13 +4,14 @@ Each case makes a transformation for a given tree of parameters. What is declare
 whether mass is lost, and the elastic constant B (in units of M) where the theory has one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import elastic_jax as ej
 from elastic_jax import absent, gossip, graphs, links, local, schedulers
@@ -255,6 +256,43 @@ def mixes(axis_name: str | tuple[str, ...]) -> list[Case]:
 
 EXCHANGES = exchanges(AXIS)
 MIXES = mixes(AXIS)
+EVERYDAY = {  # a row of each kind; the others are for the whole suite
+    "delay(5)",
+    "delay(uniform)",
+    "predict",
+    "error_feedback(top_k(0.25))",
+    "error_feedback(quantize(8))",
+    "error_feedback, decayed",
+    "compress(random_k, unbiased)",
+    "ef21",
+    "absorb",
+    "meter",
+    "all_mean",
+    "error_feedback(axis_name)",
+    "norm_bounded",
+    "variance_bounded(missing)",
+    "lossy(link)",
+    "lossy(sender), not sent again",
+    "late(uniform)",
+    "partial(0.5)",
+    "partial(0.5, keep)",
+    "crashes(table)",
+    "average",
+    "diloco",
+    "mix(ring)",
+    "choco(ring)",
+    "tracking(ring)",
+}
+
+
+def every(cases: Iterable[Case]) -> pytest.MarkDecorator:
+    """Makes a test of each case; of those that are not for every day, a slow one."""
+    rows = [
+        pytest.param(case, id=case.name, marks=() if case.name in EVERYDAY else pytest.mark.slow)
+        for case in cases
+    ]
+    return pytest.mark.parametrize("case", rows)
+
 
 TREES = {
     "vector": lambda dtype: jnp.zeros(7, dtype),

@@ -53,6 +53,7 @@ def test_absent_workers_bring_later_what_they_keep():
     )
 
 
+@pytest.mark.slow
 def test_weights_are_as_wide_as_the_updates():
     exchange = absent.partial(AXIS, 3)
     with jax.enable_x64(True):
@@ -82,6 +83,7 @@ def crashed(forward, seeds):
     return jax.vmap(of_seed)(seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward", [False, True])
 def test_crashes_attain_the_bound_of_the_theory(forward):
     """Two of five crash at once: some view lacks both last messages, and none lacks more."""
@@ -105,6 +107,7 @@ def test_crashes_attain_the_bound_of_the_theory(forward):
     assert most == pytest.approx(bound, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_down_proposes_in_vain_and_starts_again_where_others_are():
     plan = [(0, 2, 6), (3, 4, None)]
     mass, _ = history(absent.crashes(AXIS, plan, seed=2), GRADS)
@@ -134,6 +137,7 @@ def test_who_is_down_for_ages_is_down():
     assert state.crashes[-1, 0] == 2  # each once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("down", [None, 2])
 def test_crashes_that_are_drawn(down):
     mass, state = history(absent.crashes(AXIS, 0.25, down=down, forward=True, seed=1), GRADS)

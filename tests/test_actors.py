@@ -134,6 +134,7 @@ def replayed(recording):
     return params
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),

@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_quick_run_writes_its_rows(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "delay", "--out", tmp_path]
     environment = {name: value for name, value in os.environ.items() if name != "NPROC"}

@@ -13,8 +13,9 @@ import pytest
 import elastic_jax as ej
 from elastic_jax.estimate import Constants, Estimate
 from experiments import bound_tasks, bound_verdict, bound_vs_run, runs
-from experiments.bound_tasks import Done, Runner, Task, parse
+from experiments.bound_tasks import Done, Runner, Task
 from experiments.bound_verdict import BROKEN, HOLDS, UNCLEAR, compare, outcome
+from experiments.chains import parse
 
 VALUES = np.array([1.0, 0.5, 0.25])
 ALPHA = 0.2
@@ -77,6 +78,7 @@ def test_measures_what_the_bounds_are_about(chain, tau):
         np.testing.assert_allclose(done.moment, moments, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_whole_gradient_is_that_of_f():
     made = bound_tasks.make("logistic", 3, 250, "digits")
     problem = ej.problems.logistic(jax.random.key(0), n=200, d=10, batch_size=3)
@@ -99,6 +101,8 @@ CHAINS = {
     "delay 4, top_k 0.5 feedback": ["N", "S"],
     "sign feedback": ["N", "W", "S"],
     "natural, delay 1": ["N", "S"],
+    "delay 2, gossip ring": ["N", "S"],
+    "topk 0.5 feedback, late 3": ["N", "S"],
 }
 
 
@@ -110,34 +114,6 @@ def test_chains_have_the_rates_that_are_proved(text, names):
     assert chain.workers == 4
 
 
-def test_a_chain_runs_and_is_bounded_with_the_same_numbers():
-    relax, bounded = zip(*(part[:2] for part in parse("topk 0.34 feedback, delay 4")), strict=True)
-    labels = [part(jnp.zeros(3)).label for part in bounded]
-    assert labels == ["feedback, γ = 0.333333", "delay 4"]  # two of three entries are sent
-    state = relax[1](0).init(jnp.zeros(3))
-    queue = max(leaf.shape[0] for leaf in jax.tree.leaves(state) if leaf.ndim == 2)
-    assert queue in (4, 5)
-
-
-BAD_CHAINS = {
-    "topk 0.1": "no bound is proved without feedback",
-    "topk 0.1 0.2 feedback": "give one amount",
-    "topk 7.5 feedback": "'topk 7.5 feedback': ",
-    "delay": "'delay': ",
-    "delay -1": "give a number of steps from 0",
-    "delay 2.5": "'delay 2.5': ",
-    "magic": "give delay N, none, or one of topk",
-    "delay 2,, delay 3": "nothing between commas",
-    "topk 0.1 feedback, sign feedback": "name one compressor",
-}
-
-
-@pytest.mark.parametrize(("text", "message"), BAD_CHAINS.items())
-def test_bad_chains(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse(text)
-
-
 # ---- the verdict ----
 
 
@@ -147,6 +123,7 @@ def test_outcomes():
     assert outcome(1.0, 0.1, 0.85) == outcome(1.0, math.nan, 0.9) == BROKEN
 
 
+@pytest.mark.slow
 def test_bounds_hold_and_wrong_constants_break_them():
     chain = parse("topk 0.4 feedback, delay 1")
     found = [run_of("topk 0.4 feedback, delay 1", noise=0.3, seed=seed) for seed in (0, 1, 2)]
@@ -203,6 +180,7 @@ def tables(folder):
         return list(csv.DictReader(file)), json.loads((folder / "rows.json").read_text())
 
 
+@pytest.mark.slow
 def test_rows_figure_verdict_and_resume(tmp_path, capsys):
     arguments = [*SMALL, "--out", str(tmp_path)]
     assert bound_vs_run.main(arguments) == 0
@@ -220,6 +198,7 @@ def test_rows_figure_verdict_and_resume(tmp_path, capsys):
     assert tables(tmp_path)[1]["rows"] == whole["rows"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(tmp_path, capsys, monkeypatch):
     run = Runner.run
 
@@ -254,6 +233,8 @@ REFUSED = [
     (["--seeds", "1", "1"], "give at least one, each once"),
     (["--seeds", "-1"], "give whole numbers from 0"),
     (["--chain", "topk 0.1"], "--chain: 'topk 0.1': no bound"),
+    (["--chain", "delay 2, diloco 4 1 0"], "an outer optimizer multiplies what reaches it"),
+    (["--chain", "choco exponential sign", "--workers", "5"], "exponential() is not symmetric"),
 ]
 
 

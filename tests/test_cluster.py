@@ -87,6 +87,7 @@ def assert_a_run(recording):
         np.testing.assert_array_equal(trace.version, recording.read[ticks, b])
 
 
+@pytest.mark.slow
 def test_blocks_on_several_servers_within_a_bound(head, tmp_path):
     """Feedback's sparse messages to three servers; nobody misses more than one update."""
     make = functools.partial(task, optimizer="feedback", pause=1e-3)
@@ -107,6 +108,7 @@ def test_blocks_on_several_servers_within_a_bound(head, tmp_path):
     np.testing.assert_array_equal(loaded.tick, recording.tick)
 
 
+@pytest.mark.slow
 def test_a_network_with_a_chain_at_the_server(head):
     """Three workers, no bound; a worker that fails, and gradients that are refused, are told."""
     made = {"model": "network", "optimizer": "momentum", "server": "feedback", "poison": 5}
@@ -193,6 +195,7 @@ def test_a_node_is_killed_and_another_joins(head):
     assert_same_bits(recording, task)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_lost_ends_the_run(head):
     """With the last copy that all servers have sent, and a recording up to there."""
 
@@ -282,6 +285,7 @@ def test_bad_arguments_are_refused(arguments, message):
         cluster.train(arguments.pop("task"), **arguments)
 
 
+@pytest.mark.slow
 def test_without_ray_it_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'elastic-jax\[ray\]'"):

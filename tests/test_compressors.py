@@ -22,9 +22,14 @@ SHAPE, D = (3, 4), 12
 Z = 6.5  # standard errors: see `noise`
 ALL = pytest.mark.parametrize("name", COMPRESSORS)
 SAME_CODE = ("top_k(2)", "top_k(0.25, tree)", "threshold", "random_k", "quantize(2)", "quantize(8)")
-CASES = [(name, "float32") for name in COMPRESSORS]  # and one row of each compressor for the rest:
-for other in ("bfloat16", "float16", "float64"):
-    CASES += [(name, other) for name in COMPRESSORS if name not in SAME_CODE]
+# one row of each compressor for the other dtypes
+OTHERS = [
+    pytest.param(name, other, marks=pytest.mark.slow)
+    for other in ("bfloat16", "float16", "float64")
+    for name in COMPRESSORS
+    if name not in SAME_CODE
+]
+CASES = [*((name, "float32") for name in COMPRESSORS), *OTHERS]
 ALL_DTYPES = pytest.mark.parametrize("name, dtype", CASES, indirect=["dtype"])
 SELECTORS = [name for name in COMPRESSORS if "top_k" in name or "threshold" in name]
 ONES, ONE_HOT = np.ones(SHAPE), np.eye(1, D, 5).reshape(SHAPE)
@@ -180,6 +185,7 @@ def check_attack(compressor, _):
     return check_constants(compressor, attack(compressor), seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["top_k(0.25, tree)", "random_k, shared", "low_rank(1)"])
 def test_dense_path_of_trees(name):
     draws = [(draw(s, "float32", (5,)), draw(s, "float32", (5, 6, 2, 2))) for s in range(3)]
@@ -277,6 +283,7 @@ def test_arrays_of_one_entry_and_of_none(name):
     assert compressor.gamma(empty) == 0.0
 
 
+@pytest.mark.slow
 def test_room_for_all_sends_all():
     y = draw(0, "float32", (7,))[None]
     for compressor in (
@@ -329,6 +336,7 @@ def test_quantize_has_its_levels_and_bits(bits):
     assert 0 < np.abs(levels).max() <= side
 
 
+@pytest.mark.slow
 def test_traced_amounts_are_those_of_python():
     d = 26  # float32(7/26) * 26 exceeds 7
     y, counts = draw(d, "float32", (d,)), np.arange(1, d + 1)

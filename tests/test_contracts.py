@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from cases import AXIS, COMPRESSORS, EXCHANGES, LOCAL, MIXES, TREES, Case
+from cases import AXIS, COMPRESSORS, EXCHANGES, LOCAL, MIXES, TREES, Case, every
 from steps import EPS, at, draws, signature, stepper
 
 import elastic_jax as ej
@@ -23,8 +23,7 @@ ALONE = [*LOCAL, Case("absorb", lambda params: ej.absorb()), Case("meter", meter
 CROSSING = EXCHANGES + MIXES
 BY_NAME = {case.name: case for case in ALONE + CROSSING}
 
-every_case = pytest.mark.parametrize("case", BY_NAME.values(), ids=lambda case: case.name)
-every_lone = pytest.mark.parametrize("case", ALONE, ids=lambda case: case.name)
+every_case, every_lone = every(BY_NAME.values()), every(ALONE)
 
 
 @functools.cache
@@ -118,6 +117,7 @@ def test_vmap_equals_a_loop(case: Case):
 # ---- hyper-parameters ----
 
 
+@pytest.mark.slow
 def test_hyperparameters_sweep_in_one_vmap_and_one_trace():
     sweep = {
         "rate": [0.1, 0.2],
@@ -223,6 +223,7 @@ WRAPPED = {
 promoting = functools.partial(jax.numpy_dtype_promotion, "standard")
 
 
+@pytest.mark.slow
 @promoting()
 @pytest.mark.parametrize("name", WRAPPED)
 def test_law_1_inside_wrappers(name: str):

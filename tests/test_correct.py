@@ -167,6 +167,7 @@ def test_updates_that_turn_attain_the_bound_of_a_predicted_delay():
     assert float(gap.max()) ** 0.5 == pytest.approx(2 * 4)
 
 
+@pytest.mark.slow
 def test_settings_can_be_swept_in_one_vmap():
     """Traced settings are those given at construction, to rounding; 0 steps look nowhere."""
     u, view, now = draws(jnp.zeros((3, 4)), seed=3)
@@ -185,6 +186,7 @@ def test_settings_can_be_swept_in_one_vmap():
         np.testing.assert_allclose(got, of(*own), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_prediction_helps_where_updates_persist():
     """A trend that is as old as the delay is good for that long again; not where updates turn."""
     problem = ej.problems.quadratic([0.02, 0.05, 0.1, 0.2], noise=0.0)

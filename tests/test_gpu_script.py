@@ -62,6 +62,7 @@ def test_the_environment_asks_for_the_gpu_and_for_the_same_bits(monkeypatch):
     assert gpu.environment(task("laws", "cpu"))["JAX_PLATFORMS"] == "cpu"
 
 
+@pytest.mark.slow
 def test_pytest_runs_where_jax_platforms_says():
     """On a CPU unless asked otherwise, and so do the processes that tests start."""
     assert jax.config.jax_platforms == os.environ["JAX_PLATFORMS"]

@@ -87,6 +87,7 @@ def test_the_window_lemma_holds_of_the_real_run(mode):
         assert (np.sqrt(recording.gap) <= missed + rounding * ALPHA).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -131,6 +132,7 @@ def test_a_block_run_replays_to_the_same_bits(model, seed, optimizer):
     assert_same_bits(recording, again(recording, functools.partial(task, **settings)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "chains"),
     [
@@ -257,6 +259,7 @@ def test_a_lost_write_attains_the_bound_but_for_the_other():
     np.testing.assert_array_equal(recording.delay, [0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4, 8])
 def test_the_recordings_that_ship(workers):
     """Real races of 2, 4 and 8 workers, replayed wherever this runs, to rounding."""
@@ -286,6 +289,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         Recording.load(tmp_path / "other.npz")
 
 
+@pytest.mark.slow
 def test_by_spawn_and_with_doubles():
     """The default way to start; the parent's x64 is the workers'; one core of XLA each."""
     with jax.enable_x64(True):

@@ -22,6 +22,7 @@ again = functools.partial(hogwild.replay, start="forkserver")
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "blocks", "where"),
     [
@@ -68,6 +69,7 @@ def test_a_worker_killed_inside_a_write(mode, blocks, where):
             np.testing.assert_allclose(found["x"], other["x"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="Linux says who is stopped")
 @pytest.mark.parametrize("mode", ["lock-free", "block", "leashed"])
 def test_a_worker_that_is_stopped_is_late(mode):
@@ -92,6 +94,7 @@ def test_a_worker_that_is_stopped_is_late(mode):
     assert recording.delay[mine[3]] >= 50
 
 
+@pytest.mark.slow
 def test_who_is_stopped_inside_the_lock_holds_up_all(monkeypatch):
     """The baseline's nature: the others wait, to the end of the time that the run has."""
     monkeypatch.setattr(processes, "GRACE", 0.2)
@@ -104,6 +107,7 @@ def test_who_is_stopped_inside_the_lock_holds_up_all(monkeypatch):
     np.testing.assert_array_equal(again(recording, task).params["x"], recording.params)
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_finite_are_refused_and_counted():
     make = functools.partial(task, optimizer="feedback", poison=4)
     recording = run(make, workers=2, updates=30)
@@ -173,6 +177,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_the_parent_is_interrupted_or_killed(sign, tmp_path):
     """Ctrl-C, sent to all processes as a terminal does, ends with results; no process stays."""
@@ -217,6 +222,7 @@ def _state(pid: int) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_random_kills_leave_nothing_behind():
     """The first of the runs of `python -m experiments.hogwild_soak --times 100`."""
     hogwild_soak.once(random.Random("0 0"))

@@ -1,6 +1,8 @@
 """The two laws of held mass, for every row of the table and for random legal chains of them."""
 
 import functools
+import importlib
+import pkgutil
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import AXIS, EXCHANGES, LOCAL, MIXES, TREES, Case
+from cases import AXIS, EVERYDAY, EXCHANGES, LOCAL, MIXES, TREES, Case, every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,14 +140,14 @@ def alone(name: str, workers: int = 1, steps: int = 1000) -> Alone:
     return Alone(law_1_error(history, case.gain), loses, b, bound)
 
 
-@pytest.mark.parametrize("case", LOCAL + CROSSING, ids=lambda case: case.name)
+@every(LOCAL + CROSSING)
 def test_law_1(case):
     found = alone(case.name, 3 if case in CROSSING else 1)
     assert found.error <= tolerance(jnp.float32, STEPS) * max(1.0, case.gain)
     assert case.loses or not found.loses
 
 
-@pytest.mark.parametrize("case", CROSSING, ids=lambda case: case.name)
+@every(CROSSING)
 def test_law_1_of_two_workers(case):
     params = TREES["scalar and matrix"](jnp.float32)
     check_law_1(params, [], case, (), 2, jnp.float32)
@@ -170,6 +172,7 @@ def check_chain(drawn, dtype):
     check_law_1(TREES[tree](dtype), before, exchange, after, workers, dtype, seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(legal_chains())
 def test_law_1_a_few_random_chains(drawn):
@@ -191,6 +194,7 @@ def test_law_1_random_chains_float64(drawn):
         check_chain(drawn, jnp.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["error_feedback(top_k(0.25))", "delay(uniform)", "delay(5)"])
 def test_law_1_bfloat16(name):
     """With `absorb` last, bfloat16 parameters lose nothing: the mass is float32's."""
@@ -206,6 +210,7 @@ def test_law_1_bfloat16(name):
     assert law_1_error(history) > tolerance(jnp.float32, STEPS)
 
 
+@pytest.mark.slow
 def test_law_1_bfloat16_means():
     """What bfloat16 rounds off the mean of several workers' messages is held too."""
     params = TREES["network"](jnp.bfloat16)
@@ -226,7 +231,7 @@ def grows(b: np.ndarray) -> bool:
     return bool(b[-quarter:].mean() > 1.5 * b[quarter // 2 : quarter].mean() + 1e-3)
 
 
-@pytest.mark.parametrize("case", LOCAL + CROSSING, ids=lambda case: case.name)
+@every(LOCAL + CROSSING)
 def test_law_2(case):
     found = alone(case.name, 3 if case in CROSSING else 1)
     assert np.isfinite(found.b).all()
@@ -250,6 +255,7 @@ def test_law_2_can_fail():
     assert grows(np.sqrt(np.asarray(gap)[0]) / ALPHA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_law_2_workers(workers):
     """Feedback, mean, delay: B <= M (β + τ); each worker's own residual counts."""
@@ -294,3 +300,33 @@ def test_one_row_is_one_law():
     params = TREES["vector"](jnp.float32)
     with pytest.raises(AssertionError):
         check_law_1(params, [Leak()], None, (), 1, jnp.float32)
+
+
+# ---- the table is complete ----
+
+
+def kinds_in(tree: Any) -> set[type]:
+    inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else ()
+    return {type(tree)}.union(*map(kinds_in, inside))
+
+
+def test_every_relaxation_stands_in_the_table():
+    """Whatever holds or loses mass has a state that some row makes.
+
+    But for the meter, which only looks on, and absorb, which is for narrow parameters (above).
+    """
+    names = [found.name for found in pkgutil.iter_modules(ej.__path__)]
+    defined = {
+        kind
+        for name in names
+        for kind in vars(importlib.import_module(f"elastic_jax.{name}")).values()
+        if isinstance(kind, type) and issubclass(kind, tuple) and kind.__name__.endswith("State")
+        if any(hasattr(kind, says) for says in ("held", "lost", "role"))
+    }
+    params, others = jnp.zeros(7), [ej.meter(ej.delay(1), 0.1), ej.absorb()]
+    seen = set().union(*(kinds_in(jax.eval_shape(opt.init, params)) for opt in others))
+    for case in BY_NAME.values():
+        init = jax.vmap(lambda _, case=case: case.make(params).init(params), axis_name=AXIS)
+        seen |= kinds_in(jax.eval_shape(init, jnp.arange(2)))
+    assert defined - seen == set() and len(defined) > 20
+    assert EVERYDAY <= BY_NAME.keys() | {"absorb", "meter"}

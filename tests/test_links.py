@@ -67,6 +67,7 @@ def test_a_view_lacks_what_its_links_have_not_brought(fate):
         np.testing.assert_array_equal(state.messages_resent[:, i], resent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", links.FATES)
 def test_what_is_not_sent_again_is_lost(fate):
     mass, state = history(links.lossy(AXIS, Q, fate=fate, resend=False, seed=7), GRADS)
@@ -90,6 +91,7 @@ def test_what_is_not_sent_again_is_lost(fate):
 # ---- measured constants ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fate", "name"),
     [
@@ -111,6 +113,7 @@ def late_of_seed(seed):
     return links.late(AXIS, delays.pmf([0.3, 0.0, 0.5, 0.2]), seed=seed)
 
 
+@pytest.mark.slow
 def test_random_delays_attain_the_bound_of_the_theory():
     above, others = np.array([0.7, 0.7, 0.2]), 2  # P(D > s), of each other worker's messages
     sums = {"prob_sum": others * above.sum(), "prob_var": others * (above * (1 - above)).sum()}
@@ -144,6 +147,7 @@ def test_late_messages_by_hand():
     np.testing.assert_array_equal(state.messages_late[:, 1], 12 * np.array([0, 1, 2, 2, 3, 4, 4]))
 
 
+@pytest.mark.slow
 def test_a_constant_delay_is_the_same_drawn_or_not():
     fixed, _ = history(links.late(AXIS, delays.constant(3)), GRADS)
     drawn, _ = history(links.late(AXIS, delays.replay([3])), GRADS)
@@ -169,6 +173,7 @@ ZERO = {
 }
 
 
+@pytest.mark.slow
 def test_without_chance_they_are_the_mean():
     """Known at construction: its very state. Traced: its values, to rounding, and nothing held."""
     for make in ZERO.values():
@@ -241,6 +246,7 @@ def test_every_machine_gives_the_same(mode, name):
     jax.tree.map(near, got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows(AXIS))
 def test_bfloat16_loses_nothing_to_rounding(name):
     found, u = ran("vmap", "bfloat16", P, 12)
@@ -250,6 +256,7 @@ def test_bfloat16_loses_nothing_to_rounding(name):
         np.testing.assert_allclose(x, u[leaf].mean(0), rtol=0, atol=size * np.abs(u[leaf]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in rows(AXIS, 1) if "0.5)" not in name])
 def test_one_worker_alone_trains_as_ever(name):
     """But where it may be absent itself, or down."""
@@ -273,6 +280,7 @@ def test_a_lossy_exchange_of_what_feedback_compresses():
     assert np.ptp(mass["view"], axis=1).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "exchange",
     [

@@ -33,6 +33,7 @@ def stacked(history: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {k: np.stack([views[k] for views in history]) for k in history[0]}
 
 
+@pytest.mark.slow
 def test_average_by_hand():
     with jax.enable_x64(True):
         start, noise = doubles()
@@ -148,6 +149,7 @@ def test_law_1_with_a_gain(name):
 # ---- what equals what ----
 
 
+@pytest.mark.slow
 def test_identities():
     with jax.enable_x64(True):
         start, noise = doubles()
@@ -173,6 +175,7 @@ def test_one_worker_alone_is_plain_sgd(mix):
     assert np.max(got["gap"]) <= (8 * STEPS * EPS * 10) ** 2
 
 
+@pytest.mark.slow
 def test_a_sweep_of_outer_optimizers_is_one_trace():
     rates, momenta, traces = jnp.array([0.5, 0.7]), jnp.array([0.0, 0.9]), []
     start, noise = draws(LIKE, seed=1), draws(LIKE, STEPS, P, seed=2)
@@ -198,6 +201,7 @@ NARROW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NARROW)
 def test_bfloat16_loses_nothing(name):
     mix, gain = NARROW[name]
@@ -247,6 +251,7 @@ def test_drift_of_average_attains_its_bounds():
     assert 0.1 < np.sqrt((b**2).mean(1)).max() < every - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "momentum", "nesterov", "delay"),
     [(0.7, 0.9, True, 0), (0.7, 0.6, False, 2), (4.0, 0.5, True, 3), (0.5, 0.5, True, 4)],
@@ -295,6 +300,7 @@ def leaves_drift(mix: Any, gradients: list[jax.Array]) -> np.ndarray:
     return np.sqrt(np.asarray(jax.lax.scan(body, run.init(start), gradients)[1]))
 
 
+@pytest.mark.slow
 def test_mass_of_a_stack_of_workers():
     """As `jax.vmap` makes it: the gain and its like stand for whole workers."""
     chain = optax.chain(optax.sgd(1.0), local.diloco(AXIS, 4, 0.3, 0.6, delay=2))
@@ -308,6 +314,7 @@ def test_mass_of_a_stack_of_workers():
     np.testing.assert_array_equal(mix.held()["w"], expected)
 
 
+@pytest.mark.slow
 def test_states_that_went_through_numpy_have_the_same_mass():
     """As a checkpoint gives them back: the gain counts all the same."""
     chain = optax.chain(optax.sgd(1.0), ej.delay(2), local.diloco(AXIS, 4, 0.3, 0.6))

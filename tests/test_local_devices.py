@@ -61,6 +61,7 @@ def on(layout: str) -> Any:
     return history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_simulate(layout):
     """They meet under every layout, and nobody waits for ever."""

@@ -40,6 +40,7 @@ def train(optimizer, steps=40, workers=None):
     return go(run.init(problem.init), batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 7])
 def test_meter_reports_the_true_gap(every):
     alpha = 0.1
@@ -59,6 +60,7 @@ def test_meter_reports_the_true_gap(every):
     np.testing.assert_array_equal(got.lost_mass.max, 0)
 
 
+@pytest.mark.slow
 def test_meter_changes_nothing():
     chain = optax.chain(optax.sgd(0.1), ej.compress(ej.random_k(1)), ej.delay(3))
     plain, _ = train(chain)
@@ -75,6 +77,7 @@ def test_lost_mass_is_reported_apart():
     np.testing.assert_array_equal(gaps, 0)  # without feedback the views are the iterate
 
 
+@pytest.mark.slow
 def test_per_leaf_and_schedule():
     def loss(params, batch):
         return jnp.sum(params["a"] * batch) + 2 * jnp.sum(params["b"])
@@ -137,6 +140,7 @@ def test_a_schedule_keeps_the_measured_constant_under_the_derived_one(name, memo
     assert own.max() <= 8 * meter.second_moment.max[-1]
 
 
+@pytest.mark.slow
 def test_a_drop_that_is_divided_by_the_present_alpha_breaks_the_bound():
     """What `memory=0` asks for, and why it is not the default; feedback holds old mass too."""
     drop = optax.piecewise_constant_schedule(0.2, {30: 0.002})

@@ -144,6 +144,7 @@ def test_cnn_is_the_same_function_with_either_convolution():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet20"])
 def test_no_layer_mixes_the_images_of_a_batch(name):
     rng = np.random.default_rng(0)
@@ -174,6 +175,7 @@ def test_init_depends_on_the_key_alone(digits_cnn):
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, first, other)))
 
 
+@pytest.mark.slow
 def test_loss_and_accuracy_in_closed_form():
     logits = jnp.array([[0.0, 0.0], [0.0, jnp.log(3.0)], [jnp.log(3.0), 0.0]], jnp.float32)
     model = models.Model("given", init=lambda key: None, apply=lambda params, images: logits)
@@ -187,6 +189,7 @@ def test_loss_and_accuracy_in_closed_form():
     np.testing.assert_allclose(share, 2 / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cnn_learns_digits_by_plain_sgd_in_a_scan(digits, digits_cnn):
     model = digits_cnn
     images, labels = jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)

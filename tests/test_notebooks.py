@@ -29,6 +29,7 @@ def test_notebook(path: Path) -> None:
     assert said(fresh) == said(stored), "the file shows other results: run it and save it again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_an_essay(path: Path) -> None:
     assert path.stat().st_size < 400_000

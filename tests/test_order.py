@@ -145,6 +145,7 @@ NO_GAP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NO_GAP)
 def test_meter_refuses_what_is_no_gap(name):
     step = ej.worker_step(lambda x, b: jnp.sum(x * b), ej.meter(NO_GAP[name], 0.1, AXIS), AXIS)

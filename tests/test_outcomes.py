@@ -171,6 +171,7 @@ def test_seeds_and_workers(name: str):
 # ---- checkpoints ----
 
 
+@pytest.mark.slow
 def test_a_restored_run_goes_on_with_the_same_bits(tmp_path):
     """Every type of state, saved in the middle of a run."""
     params = {"m": jnp.ones((6, 4)), "v": jnp.ones(5)}
@@ -229,6 +230,7 @@ def bf16_run(opt, updates: jax.Array, view: jax.Array, scanned: bool):
     return jax.tree.map(lambda *rows: jnp.stack(rows), *seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scanned", [True, False])
 def test_absorb_keeps_what_bfloat16_rounds_away(scanned: bool):
     steps, view = 200, jnp.linspace(1, 2, 64).astype(jnp.bfloat16)

@@ -86,6 +86,7 @@ def test_in_the_body_of_a_loop_too():
     assert one.needs >= 4 and one.beside < one.needs  # the loss itself
 
 
+@pytest.mark.slow
 def test_delayed_after_the_exchange_it_runs_beside_the_next_gradient():
     *first, _, _ = around(POWER, LATE, steps=2)
     for one in first:

@@ -111,6 +111,7 @@ def of_all_shards(params, noise):
     return jax.lax.psum(alone["m"], "model") + alone["r"]
 
 
+@pytest.mark.slow
 def test_shards_do_what_they_would_do_alone():
     """Payloads of shards, and of a bias beside them, averaged over workers."""
     chains = [optax.chain(optax.sgd(ALPHA), *TABLE[name][0]) for name in NAMES]

@@ -277,6 +277,7 @@ def test_interpolation_has_no_noise_at_the_minimiser(double):
     assert problem.noise <= 1e-12 and problem.minimum <= 1e-24 and problem.strong_convexity == 0
 
 
+@pytest.mark.slow
 def test_small_penalties_still_converge(double):
     for seed in range(3):
         problem = logistic(jax.random.key(seed), n=4, d=20, l2=1e-6)  # separable without penalty
@@ -299,6 +300,7 @@ def test_a_sweep_in_one_scan(dtype):
     np.testing.assert_allclose(ends, expected, rtol=20 * eps(problem))
 
 
+@pytest.mark.slow
 def test_other_dtypes():
     with strict("float32"):
         for dtype in (jnp.bfloat16, "float16"):

@@ -40,6 +40,7 @@ def test_imports(package):
         assert not outside, f"{path.name} imports {outside}"
 
 
+@pytest.mark.slow
 def test_what_few_need_is_imported_late():
     code = "import sys, elastic_jax.cluster; print(sorted({'ray', 'flax'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

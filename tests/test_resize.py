@@ -83,6 +83,7 @@ def masses(states: WorkerState) -> Any:
     return x, mean(held), mean(lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 def test_law_1_across_the_move(name):
     """x, held and lost mass stay: for fewer workers, more, and numbers that do not divide."""
@@ -108,6 +109,7 @@ def apart(a: Any, b: Any) -> float:
 GOES_ON = [(name, 6) for name in ("both", "random-k", "absorb", "lost on links")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "p"), [*GOES_ON, ("lost by senders", 1)])
 def test_law_1_goes_on_after_the_move(name, p):
     """Trained on, the moved workers move x by the mean of their proposals, float32."""
@@ -137,6 +139,7 @@ def test_averages_of_the_base_are_averaged(base):
     assert jax.tree.structure(states) == jax.tree.structure(moved)
 
 
+@pytest.mark.slow
 def test_what_is_alike_is_copied_bit_by_bit_and_bounds_hold_on():
     states = trained(CHAINS["both"], 3)
     moved = resize(states, 7)
@@ -156,6 +159,7 @@ def test_what_is_alike_is_copied_bit_by_bit_and_bounds_hold_on():
     assert same.alarm.dtype == bool
 
 
+@pytest.mark.slow
 def test_as_many_workers_stay_as_they_are_also_on_devices():
     states = trained(CHAINS["random-k"], 4)
     same = resize(states, 4)

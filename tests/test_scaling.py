@@ -26,6 +26,7 @@ GIGA = 10**9
 KINDS = {"gather": "top_k 0.01", "reduce": "low_rank 2", "dense": "top_k 0.9"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_program_hands_over_what_is_declared(kind):
     compressor = scaling.parse(KINDS[kind])
@@ -42,6 +43,7 @@ def test_matrices_are_as_square_as_can_be():
     assert [matrix(d).shape for d in (12, 16, 7, 1)] == [(3, 4), (4, 4), (1, 7), (1, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*KINDS.values(), "sign"])
 def test_coding_keeps_what_it_does_not_send(text):
     """All machines say the same: the mean is this one's message, and the residual is the rest."""

@@ -21,6 +21,7 @@ RULES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_the_rule_is_the_same_for_updates_of_any_size():
     """Times a power of two, out to where float32 has no squares, all is the same times it."""
     updates, units = draws(SHAPES, STEPS, P), jnp.asarray([1.0, 2.0**-84, 2.0**66])
@@ -37,6 +38,7 @@ def test_the_rule_is_the_same_for_updates_of_any_size():
         chex.assert_trees_all_equal(at(found, i), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_what_is_not_finite_is_applied_by_all_at_once_and_never_held(name):
     updates, values = draws(SHAPES, STEPS, P, seed=1), jnp.asarray([0.0, jnp.nan, -jnp.inf])

@@ -22,6 +22,7 @@ from elastic_jax.schedulers import norm_bounded, variance_bounded
 # ---- by hand ----
 
 
+@pytest.mark.slow
 def test_norm_bounded_by_hand():
     """Two workers, two leaves. Of leaf a, 3/4 comes from worker 1; of b, nearly all from 0."""
     times = {"a": [[1.0, 5.0], [2.0, 1.0]], "b": [[1.5, 3.0], [2.0, 1.0]]}
@@ -49,6 +50,7 @@ def test_norm_bounded_by_hand():
     assert got["synchronous"].tolist() == [[5.0, 2.0], [7.0, 7.0]]
 
 
+@pytest.mark.slow
 def test_variance_bounded_by_hand():
     """Three workers; worker 2 is late, but not for itself."""
     late = np.array([[1.0, 1.0, 4.0], [1.0, 1.0, 4.0], [1.0, 1.0, 2.0]])
@@ -160,6 +162,7 @@ def compared(rule: str, value: float) -> list[tuple[Any, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "value"), RULES)
 def test_equals_a_reference_that_goes_from_event_to_event(rule, value):
     deferred = 0.0
@@ -188,6 +191,7 @@ def test_nobody_takes_longer_than_if_all_waited(rule, value):
 # ---- limits ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_who_waits_for_everything_is_all_mean(dtype):
     like = jax.tree.map(lambda x: x.astype(dtype), SHAPES)
@@ -234,6 +238,7 @@ def test_one_worker_waits_for_itself_alone():
     np.testing.assert_allclose(got["elapsed"][:, 0], 2.0 * np.arange(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_beta_sweeps_in_one_vmap():
     updates, arrivals = draws(SHAPES, STEPS, P), fixed(random_times(0))
 
@@ -267,6 +272,7 @@ def test_norm_bounded_attains_its_bound_up_to_one_message():
     assert bound == 1 and bound - 1 / p <= largest <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [1, 2])
 def test_measured_drift_of_a_stand_in_is_the_theorys(m):
     """Noise alone, at the minimum of a quadratic: B̂ is B, to the spread of its estimate."""
@@ -296,6 +302,7 @@ def test_measured_drift_of_a_stand_in_is_the_theorys(m):
 # ---- on devices ----
 
 
+@pytest.mark.slow
 def test_on_devices_as_simulated():
     """Views, held mass and clocks, under vmap, shard_map, and two simulated on each of two."""
     arrivals, p = backward(1.0, 60.0, 0.1, spread=0.5), 4
@@ -320,6 +327,7 @@ def test_on_devices_as_simulated():
         chex.assert_trees_all_close(got, want, rtol=STEPS * 16 * EPS, atol=STEPS * 16 * EPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [0, 9])
 @pytest.mark.parametrize("tree", [(), {"one": jnp.zeros(())}], ids=["no leaves", "a scalar"])
 def test_any_number_of_leaves_is_taken_and_more_missing_than_there_are(tree, m):

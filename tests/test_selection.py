@@ -57,6 +57,7 @@ def ks(d: int, share: float) -> tuple[int, ...]:
     return tuple({0, 1, int(share * d), d - 1, d})
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(KINDS)),
     st.sampled_from(SHORT),
@@ -93,6 +94,7 @@ def test_million(kind):
     np.testing.assert_array_equal(mask_of(x, 10_000), reference(x, 10_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", (517, LONG))
 def test_vmap_over_arrays_and_k(d):
     x = jnp.stack([draw(kind, 2, d, jnp.float32) for kind in VARIED])  # [kinds, d]

@@ -171,11 +171,13 @@ def of_few(mode: str, name: str) -> Any:
     return results(mode, FEW)[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_xla_shards_the_same_mathematics(name):
     check_xla(name, of_few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_by_shard_is_each_shard_alone(name):
     check_by_shard(name, of_few)
@@ -209,6 +211,7 @@ def test_no_relaxation_no_shard():
         jax.eval_shape(lambda u: opt.update(u, opt.init(u), u), LIKE)
 
 
+@pytest.mark.slow
 def test_one_worker_has_all_the_shards():
     """XLA fails at a sum over one device beside sharded arrays; there is nothing to add up."""
     chain = optax.chain(optax.sgd(ALPHA), ej.error_feedback(ej.top_k(2), AXIS), ej.delay(1))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from cases import AXIS
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -69,6 +70,7 @@ def crossing(text: str) -> set[str]:
     return set(re.findall(rf" = (.* (?:{'|'.join(COLLECTIVES)}))(?:-start)?\(", text))
 
 
+@pytest.mark.slow
 def test_what_crosses_shards():
     """Read from the compiled programs: nothing, scalars, or the whole of a leaf."""
     for kind in ("coordinates", "by_shard"):
@@ -78,6 +80,7 @@ def test_what_crosses_shards():
     assert of_sign and not any(re.search(r"\[\d", one) for one in of_sign)
 
 
+@pytest.mark.slow
 def test_each_device_sends_its_part():
     """Between workers: shard by shard half of the payload each; else the leaf is gathered first."""
 
@@ -138,6 +141,7 @@ def test_the_innermost_path_says_whose_state_it_is():
 # ---- resize, and several simulated workers on each pair of devices ----
 
 
+@pytest.mark.slow
 def test_resize_and_checkpoints_of_simulated_workers(tmp_path):
     """Two workers become four, simulated two by two: law 1 goes on, states stay sharded."""
     axis = ("sim", AXIS)
@@ -175,6 +179,7 @@ def test_resize_and_checkpoints_of_simulated_workers(tmp_path):
 # ---- the examples ----
 
 
+@pytest.mark.slow
 def test_linen_example():
     """Sharded over two devices it trains as on one."""
     got, want = (np.asarray(example_linen.main(devices, steps=10)) for devices in (2, 1))
@@ -182,6 +187,7 @@ def test_linen_example():
     assert got[-3:, 0].mean() < got[0, 0] - 0.5 and got[-1, 1] > 0
 
 
+@pytest.mark.slow
 def test_nnx_example():
     """Split over two devices each, two workers train as with one each; their gaps are whole."""
     got, want = (np.asarray(example_nnx.main(2, split, steps=10)) for split in (2, 1))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from races import any_race, assert_same
 
 from elastic_jax import speeds
@@ -82,8 +83,8 @@ def test_equal_constant_speeds_give_delay_p_minus_1(p):
     assert trace.time.tolist() == [2.0 * (t // p + 1) for t in range(5 * p)]
 
 
-def race_by_heap(speeds: list[Speed], ticks: int, seed: int) -> Trace:
-    """The definition: pop the earliest (time, worker), apply, read, compute."""
+def race_by_heap(speeds: list[Speed], ticks: int, seed: int, cap: float = math.inf) -> Trace:
+    """The definition: pop the earliest (time, worker), apply if not too stale, read, compute."""
     streams = np.random.SeedSequence(seed).spawn(len(speeds))
     rngs = [np.random.default_rng(stream) for stream in streams]
     left = [math.inf if speed.updates is None else speed.updates for speed in speeds]
@@ -95,10 +96,11 @@ def race_by_heap(speeds: list[Speed], ticks: int, seed: int) -> Trace:
     events = [next_event(i, 0.0) for i in range(len(speeds))]
     heapq.heapify(events)
     version, rows = [0] * len(speeds), []
-    for t in range(ticks):
+    while len(rows) < ticks:
         now, i = heapq.heappop(events)
-        rows.append((i, version[i], now))
-        version[i] = t + 1
+        if len(rows) - version[i] < cap:
+            rows.append((i, version[i], now))
+        version[i] = len(rows)
         heapq.heappush(events, next_event(i, now))
     worker, versions, time = zip(*rows, strict=True)
     return make_trace(worker, versions, time=time, workers=len(speeds))
@@ -108,6 +110,16 @@ def race_by_heap(speeds: list[Speed], ticks: int, seed: int) -> Trace:
 @settings(max_examples=60, deadline=None)
 def test_a_race_is_the_event_loop_bit_for_bit(race):
     assert_same(draw_trace(*race), race_by_heap(*race))
+
+
+@given(any_race(), st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_a_capped_race_is_the_event_loop_bit_for_bit(race, cap):
+    """What is too stale is no update, and its worker reads again at once."""
+    trace = draw_trace(*race, cap=cap)
+    assert_same(trace, race_by_heap(*race, cap))
+    assert trace.delay.max() < cap and trace.one_view
+    assert_same(draw_trace(*race, cap=race[1]), draw_trace(*race))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -179,8 +191,20 @@ def test_a_worker_that_finishes_is_given_the_newest():
     race = [speeds.lognormal(), speeds.exponential(0.3), speeds.stops_after(speeds.pareto(), 5)]
     streams = np.random.SeedSequence(3).spawn(4)
     rngs = [np.random.default_rng(stream) for stream in streams[:3]]
-    by_hand = speeds._draw_assigned(race, 300, rngs, np.random.default_rng(streams[3]), "pure", 1)
+    by_hand = speeds._draw_assigned(
+        race, 300, rngs, np.random.default_rng(streams[3]), "pure", 1, 300
+    )
     assert_same(by_hand, draw_trace(race, 300, 3))
+
+
+@pytest.mark.parametrize(("assignment", "wait"), ASSIGNMENTS)
+def test_a_cap_holds_whoever_is_given_versions(assignment, wait):
+    race = [speeds.lognormal(), speeds.exponential(0.3), speeds.constant(20.0), speeds.pareto()]
+    late, capped = (
+        draw_trace(race, 400, 5, assignment=assignment, wait=wait, cap=cap) for cap in (None, 6)
+    )
+    assert late.delay.max() > 6 > capped.delay.max()
+    assert (np.diff(capped.time) >= 0).all() and len(capped.worker) == 400
 
 
 def test_waiting_for_all_is_synchronous():
@@ -206,6 +230,7 @@ def test_what_cannot_be_handed_out_is_refused():
         ({"assignment": "best"}, "assignment='best': pass 'pure', 'random' or 'shuffled'"),
         ({"wait": 5}, "wait=5 but there are 2 workers"),
         ({"wait": 0}, "wait=0 is no number of updates"),
+        ({"cap": 0}, "cap=0 is no number of updates"),
     ):
         with pytest.raises(ValueError, match=words):
             draw_trace([speeds.constant()] * 2, 10, **arguments)

@@ -62,6 +62,7 @@ def lines(folder: Path) -> int:
 # ---- what a run leaves ----
 
 
+@pytest.mark.slow
 def test_a_run_leaves_metrics_checkpoints_and_a_result(whole):
     found = rows(whole)
     assert [row["step"] for row in found] == list(range(0, 40, 4))
@@ -75,6 +76,7 @@ def test_a_run_leaves_metrics_checkpoints_and_a_result(whole):
     assert "--out" in result["command"] and "jax" in result["versions"]
 
 
+@pytest.mark.slow
 def test_batches_depend_on_seed_worker_and_step_alone():
     sharding = NamedSharding(jax.make_mesh((1,), ("workers",)), P())
     dataset = data.load("digits")
@@ -91,6 +93,7 @@ def test_batches_depend_on_seed_worker_and_step_alone():
 # ---- stopped, killed, resumed ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=slow)])
 def test_resumed_with_the_same_bits(sign, lives, whole, tmp_path):
     folder = tmp_path / "run"
@@ -251,6 +254,7 @@ CONFIG = Config(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [8, 16])
 def test_law_1_across_a_restore(workers, whole, tmp_path):
     """From 4 workers, saved by another process, to 8 devices, one or two on each."""
@@ -279,6 +283,7 @@ def test_law_1_across_a_restore(workers, whole, tmp_path):
     assert jax.tree.leaves(states)[0].sharding.num_devices == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, pytest.param(6, marks=slow)])
 def test_resumed_on_another_number_of_workers(workers, lives, whole, tmp_path):
     folder = tmp_path / "moved"

@@ -132,6 +132,7 @@ def test_bounds_are_the_lemmas():
     assert elastic_bound("sequential", FEEDBACK, 1, gamma, 0, 3.0) == pytest.approx(residual)
 
 
+@pytest.mark.slow
 def test_report_and_figures_are_made_from_rows_alone(tmp_path):
     rows = full_rows()
     found, compared = verdict.verdict(rows), compare(rows, constants_of(rows))

@@ -85,6 +85,7 @@ def test_bytes(name, devices):
     check_bytes(functools.partial(ej.compress, compressor), compressor, devices, 1, SHAPES)
 
 
+@pytest.mark.slow
 def test_bytes_where_several_are_simulated():
     """A device sends the payloads of all its workers, but dense and reduced ones only once."""
     for name in ("top_k(2)", "random_k, shared", "threshold"):
@@ -237,6 +238,7 @@ def test_gathered_equals_dense(name, mode, workers):
     check_same(name, messages(mode, workers, True), messages("vmap", workers), workers == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shard_map", "hybrid"])
 def test_the_cheapest_equals_dense(mode):
     """As `send` chooses: one that is gathered, one reduced, one dense."""
@@ -246,6 +248,7 @@ def test_the_cheapest_equals_dense(mode):
         check_same(name, messages(mode, names=names), messages("vmap"), False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_every_device_computes_the_same_bits(name):
     """Each decodes the same payloads in the same order: views do not drift apart by rounding."""
@@ -253,6 +256,7 @@ def test_every_device_computes_the_same_bits(name):
         assert (leaf == leaf[:1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_linear_payloads_may_be_averaged(name):
     """Decoding the mean of payloads gives the mean of messages where that is declared."""
@@ -272,6 +276,7 @@ def test_linear_payloads_may_be_averaged(name):
 # ---- residuals, narrow numbers, packing ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_residual_is_exact(dtype):
     """h⁺ = y - m: what left each worker is k numbers of the dtype that travels, no bit more."""
@@ -301,6 +306,7 @@ def test_residual_is_exact(dtype):
     np.testing.assert_array_equal(sent, np.full((p, 2), 5))
 
 
+@pytest.mark.slow
 def test_any_payload_can_be_packed():
     """Of every width and kind, scalars and empty arrays too; one array for each width."""
     kinds = ("float32", "uint8", "bool", "bfloat16", "int32", "uint16", "float16", "int8")

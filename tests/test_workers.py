@@ -89,6 +89,7 @@ def test_synchronous_is_the_mean_gradient():
     np.testing.assert_allclose(state.params, np.broadcast_to(single.params, (3, D)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_aux_and_randomness_of_workers():
     chain = optax.chain(optax.sgd(ALPHA), ej.compress(ej.random_k(2), axis_name=AXIS))
     step = ej.worker_step(lambda x, b: (loss(x, b), x.sum()), chain, AXIS, has_aux=True)
@@ -184,6 +185,7 @@ def test_gradients_are_local_in_a_shard_map_of_ones_own(check_vma, broken, monke
         assert len(np.unique(np.asarray(held), axis=0)) == 4
 
 
+@pytest.mark.slow
 def test_stacked_states_make_gradients_local(monkeypatch):
     """`distribute` does not lean on the cast: each device holds views of its own."""
     monkeypatch.setattr(workers, "_local", lambda params, axis_name: params)

@@ -68,6 +68,7 @@ def runners(name):
     return RUNNERS[name]
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_too_small_is_seen():
     """Half of a bound that is attained does not hold; three standard errors do not hide it."""
     runner = runners("constant")
@@ -141,6 +142,7 @@ def test_bad_arguments_are_refused_at_once(capsys, arguments, words):
 SYSTEMS = ("synchronous", "gossip", "consistent lock-free memory", "local SGD")
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(tmp_path):
     """Ctrl-C keeps the rows there are, and `--resume` makes the others only."""
     arguments = ["--quick", "--out", str(tmp_path), "--tasks", "opposed", "--systems", *SYSTEMS]

@@ -278,22 +278,24 @@ class Chain:
         self,
         *,
         L: float,
-        M: float,
         sigma: float,
-        Delta: float,
+        M: float | None = None,
+        Delta: float | None = None,
         dist_0: float | None = None,
         c: float | None = None,
         epsilon: float = 0.1,
     ) -> str:
         """Return what the chain costs, in lines for a reader; the arguments are `horizon`'s.
 
-        "W" is the rate that needs no second moment M, where one is proved. With dist_0, "C" is
-        told too, with c "P", and with both "S".
+        Those rates are told for which everything is given: with Delta "W", which needs no second
+        moment M, where it is proved; with Delta and M "N"; with dist_0 and M "C"; with c too "P"
+        and "S".
         """
         given = {"M": M, "Delta": Delta, "dist_0": dist_0, "c": c}
+        constant = f"{self.constant(1):.4g}·M" if M is None else f"{self.constant(M):.4g}"
         lines = [
             f"{self.label}, p = {self.workers}",
-            f"  elastic constant      B = {self.elastic_constant.expr} = {self.constant(M):.4g}",
+            f"  elastic constant      B = {self.elastic_constant.expr} = {constant}",
             "                        if E‖G̃‖² ≤ M² along the run; W relies on no M",
         ]
         lines += [

@@ -227,6 +227,10 @@ def positive_roots(
     numerator = sp.numer(sp.together(exact))
     if symbol not in numerator.free_symbols:
         return []
-    polynomial = sp.Poly(numerator, symbol)
-    roots: Any = polynomial.real_roots(radicals=False)
+    coefficients = [
+        # roots of numbers, to 60 digits; an exact zero among them stays one
+        x if x.is_Rational else sp.Rational(sp.N(x, 60, chop=True))
+        for x in sp.Poly(numerator, symbol).all_coeffs()
+    ]
+    roots: Any = sp.Poly(coefficients, symbol).real_roots(radicals=False)
     return [float(root) for root in roots if root.is_positive]

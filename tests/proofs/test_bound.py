@@ -28,6 +28,7 @@ def draw(rng: np.random.Generator, bound: Bound) -> dict[str, float]:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_bound_has_values_where_it_holds_and_only_there(part: int) -> None:
     for bound in list(theory.bounds().values())[part::PARTS]:
@@ -61,6 +62,7 @@ def has_values(bound: Bound) -> None:
         assert put.at(**kept) == pytest.approx(inside[0][0], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_bound_speaks(part: int) -> None:
     for bound in list(theory.bounds().values())[part::PARTS]:

@@ -140,6 +140,7 @@ def test_public_names_can_be_listed() -> None:
     assert repr(theory.delay(8)) == "<Part delay 8>"
 
 
+@pytest.mark.slow
 def test_every_proof_can_be_explained() -> None:
     for proof in PROOFS:
         text = explain(proof)

@@ -76,6 +76,7 @@ CHAINS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", CHAINS, ids=lambda parts: " → ".join(p.label for p in parts))
 @pytest.mark.parametrize("kind", ["constant", "random", "alternating"])
 def test_what_a_chain_holds_is_within_its_constant(parts: tuple[Part, ...], kind: str) -> None:
@@ -182,6 +183,7 @@ def test_runs_stay_within_the_rate_without_a_second_moment(
     assert measured <= limit
 
 
+@pytest.mark.slow
 def test_report_says_it_all() -> None:
     chain = Chain(top_k_feedback(0.1), delay(8), workers=16)
     text = chain.report(**SETTING, M=2)
@@ -195,6 +197,9 @@ def test_report_says_it_all() -> None:
     longest = chain.report(**SETTING, **START)
     assert longest.count("from T") == 10
     assert "S.simple" in longest and "P.simple" in longest
+    without_moment = chain.report(**SETTING)
+    assert without_moment.count("largest step") == 1 and "W.both" in without_moment
+    assert f"= {chain.constant(M=1):.4g}·M" in without_moment
 
 
 def test_what_holds_nothing_is_exact_sgd() -> None:
@@ -207,6 +212,17 @@ def test_what_holds_nothing_is_exact_sgd() -> None:
         assert "rates are proved for" not in chain.report(**SETTING, **START)
         assert chain.report(**SETTING, M=2).count("from T") == 4
         assert chain.horizon(0.1, "W", **SETTING) == chain.horizon(0.1, **SETTING, M=2)
+
+
+@pytest.mark.parametrize("rate", ["N", "S", "C", "P"])
+def test_the_best_step_where_constants_have_roots(rate: str) -> None:
+    """The bound's coefficients are no rational numbers: √γ stands in B."""
+    bound = Chain(feedback(0.5), inconsistent(3), workers=4).rate(rate)
+    known = {"L": 1, "M": 2, "T": 1000, "Delta": 1, "sigma": 1, "c": 0.1, "dist_0": 1}
+    values = {k: v for k, v in known.items() if vars(symbols)[k] in bound.parameters}
+    step, least = bound.minimise("alpha").at(**values)
+    assert least == pytest.approx(bound.at(alpha=step, **values))
+    assert all(bound.at(alpha=k * step, **values) > least for k in (0.5, 0.99, 1.01, 1.5))
 
 
 def test_a_delay_has_its_best_proved_rate() -> None:

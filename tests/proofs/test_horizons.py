@@ -9,6 +9,7 @@ import pytest
 from settings import SETTING, START, at
 
 from theory import symbols
+from theory.bound import Bound
 from theory.chain import Chain
 from theory.horizon import NEEDS
 from theory.parts import (
@@ -111,6 +112,7 @@ def steps_at(name: str, which: int, T: float, p: int, known: dict[str, float]) -
     return (((start if name == "C" else gap) / sigma**2 if which else 1.0) * p / T) ** 0.5
 
 
+@pytest.mark.slow
 def test_rates_hold_at_the_horizons_that_are_returned() -> None:
     """With steps computed from the T returned, also where the longest step sets the horizon."""
     rng, sharp = np.random.default_rng(2), Chain(workers=4)
@@ -133,21 +135,18 @@ def test_rates_hold_at_the_horizons_that_are_returned() -> None:
 
 
 def spare(
-    T: float, name: str, which: int, chain: Chain, known: dict[str, float], epsilon: float
+    T: float, name: str, which: int, rates: list[Bound], p: int, known: dict[str, float], eps: float
 ) -> float:
     """Return how far S or P, simplified, is below 1 + ε times exact SGD's bound."""
-    alpha = steps_at(name, which, T, chain.workers, known)
+    alpha = steps_at(name, which, T, p, known)
     if alpha * known["L"] > 1 + 1e-9:
         return -1.0
-    at_T = known | {"T": T, "alpha": alpha}
-    rate, exact = (
-        at(each.rate(f"{name}.simple"), **at_T) for each in (chain, Chain(workers=chain.workers))
-    )
+    rate, exact = (at(rate, **known, T=T, alpha=alpha) for rate in rates)
     if not which:  # there the bound has 1/T for (1 − αc)^T
         start = known["dist_0" if name == "S" else "Delta"]
         more = start * (1 / T - (1 - alpha * known["c"]) ** T)
         rate, exact = rate + more, exact + more
-    return (1 + epsilon) * exact - rate
+    return (1 + eps) * exact - rate
 
 
 @pytest.mark.parametrize("M", [1.0, 1e3, 1e8, 1e30])
@@ -178,6 +177,7 @@ def test_horizons_of_long_runs_keep_their_digits(name: str, M: float) -> None:
                 assert sign * spare(t, alpha, floor) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["S", "P"])
 def test_horizons_of_unrolled_rates_are_the_least(name: str) -> None:
     """Also below κT = e² and T = e²: within 1 + ε from T on to 10 e²/κ, and not 1% before."""
@@ -191,12 +191,13 @@ def test_horizons_of_unrolled_rates_are_the_least(name: str) -> None:
         setting = {key: known[key] for key in ("L", "sigma", *NEEDS[name])}
         kappa = known["c"] ** 2 * p / known["sigma"] ** 2
         kappa *= known[start] * (1 if name == "S" else 2 / known["L"])
+        rates = [each.rate(f"{name}.simple") for each in (chain, Chain(workers=p))]
         for which, (T, once) in enumerate(
             zip(chain.horizon(epsilon, name, **setting), (1, 1 / kappa), strict=True)
         ):
             least, lasting = max(2.0, once * 1.001), max(2.0, once * np.e**2)
             assert T >= least * (1 - 1e-12)
-            known_of = (name, which, chain, known, epsilon)
+            known_of = (name, which, rates, p, known, epsilon)
             for later in np.geomspace(T * (1 + 1e-6), max(T, 10 * lasting) * 1.1, 60):
                 assert spare(later, *known_of) >= 0
             if T > least * (1 + 1e-9):

@@ -72,6 +72,7 @@ def delay_mutants(proof: DelayStability) -> Iterator[tuple[str, DelayStability]]
     yield "other blocks", dataclasses.replace(proof, blocks=other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proof", DELAYED, ids=lambda proof: proof.claim.name)
 def test_delay_mutants_are_refused(
     proof: DelayStability, record_property: Callable[[str, Any], None]

@@ -88,6 +88,7 @@ def test_unrolled_bounds_are_least_where_halving_says(name: str) -> None:
     assert 0 < at_edge < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["S", "P"])
 def test_a_floor_that_fades_in_leaves_a_best_step_at_any_noise(name: str) -> None:
     """Against scans of two kinds of constants: S ≥ DcT, where S.simple and P.simple refuse."""

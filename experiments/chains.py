@@ -1,0 +1,214 @@
+"""Chains of relaxations: as they run, and as `theory` bounds them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import optax
+
+import elastic_jax as ej
+import theory
+from elastic_jax import arrivals, gossip, graphs, links, local, schedulers
+from experiments.train_config import COMPRESSORS, make_compressor
+
+AXIS = "workers"
+LATE = arrivals.backward(compute=1.0, bandwidth=2e5, latency=0.05, spread=0.3)
+Tree = Any
+Bounded = Callable[[Tree, int], theory.Part | theory.Mix]  # params, p → part of a theory.Chain
+
+
+# ---- graphs and compressors, as `theory` sees them ----
+
+
+def gossiped(graph: graphs.Graph, p: int) -> theory.Mix:
+    """Returns what bounds `gossip.mix`."""
+    return theory.gossip(graphs.rho(graph, p))
+
+
+def tracked(graph: graphs.Graph, p: int) -> theory.Mix:
+    """Returns what bounds `gossip.tracking`."""
+    (matrix,) = graph.matrices(p)
+    apart = float(np.linalg.norm(np.eye(p) - matrix, 2))
+    symmetric = bool(np.allclose(matrix, matrix.T))
+    return theory.tracking(graphs.rho(graph, p), apart, symmetric=symmetric)
+
+
+def said(graph: graphs.Graph, compressor: ej.Compressor, params: Tree, p: int) -> theory.Mix:
+    """Returns what bounds `gossip.choco`, with the step that its stability allows."""
+    if p == 1:
+        return theory.gossip(0.0)
+    gamma = compressor.gamma(params)
+    step = gossip.stable_step(graph, p, gamma)
+    _, *modes = np.linalg.eigvalsh(np.eye(p) - graph.matrices(p)[0])
+    return theory.choco(gamma, step * modes[0], step * modes[-1])
+
+
+# ---- chains in words ----
+
+
+class Part(NamedTuple):
+    """A relaxation, as it runs and as it is bounded."""
+
+    relax: Callable[[int], optax.GradientTransformation]  # seed → transformation
+    bounded: Bounded
+
+
+class _Word(NamedTuple):
+    relax: Callable[[str | None, int], optax.GradientTransformation]  # the axis, a seed
+    bounded: Bounded
+    role: Literal["relaxation", "compressor", "exchange", "mix"] = "relaxation"
+
+
+def parse(text: str) -> list[Part]:
+    """Reads a chain such as `topk 0.1 feedback, delay 4`.
+
+    Args:
+        text: parts in order, with commas; `none` is none.
+
+            * relaxations: `delay N`; `inconsistent N`, each coordinate 0 to N steps late; a
+              compressor, its amount if it takes one, and `feedback` (else it must be unbiased);
+            * exchanges, one at most: `late N`, each message 0 to N steps late; `norm β`, a
+              norm-bounded scheduler. Else the first compressor's messages are averaged, or, where
+              there is none, the updates;
+            * mixes, instead of an exchange, and last: `average H`, `gossip GRAPH`, `tracking
+              GRAPH`, `choco GRAPH` and a compressor, `diloco H η μ`.
+
+    Raises:
+        ValueError: naming the part, and what would be right.
+    """
+    words = [_word(part.split()) for part in text.split(",") if part.split() != ["none"]]
+    roles = [word.role for word in words]
+    meets = [i for i, role in enumerate(roles) if role in ("exchange", "mix")]
+    if len(meets) > 1:
+        raise ValueError(f"--chain {text!r}: name one exchange or mix; workers meet once a step")
+    if "mix" in roles[:-1]:
+        raise ValueError(f"--chain {text!r}: name the mix last; it sets the views")
+    if not meets and "compressor" in roles:
+        meets = [roles.index("compressor")]
+    parts = [
+        Part(functools.partial(word.relax, AXIS if i in meets else None), word.bounded)
+        for i, word in enumerate(words)
+    ]
+    if not meets:
+        parts.append(Part(lambda seed: ej.all_mean(AXIS), lambda params, p: theory.delay(0)))
+    return parts
+
+
+def _word(words: Sequence[str]) -> _Word:
+    name, *rest = words or [""]
+    try:
+        if name in RULES:
+            usage, rule = RULES[name]
+            if len(rest) < usage.count(" ") or (len(rest) > usage.count(" ") and name != "choco"):
+                raise ValueError(f"write {usage}")
+            return rule(*rest)
+        return _compressed(name, *rest)
+    except (TypeError, ValueError) as error:
+        shown = " ".join(words) or "nothing between commas"
+        raise ValueError(f"--chain: {shown!r}: {error}") from error
+
+
+def _compressor(name: str, *amount: str) -> ej.Compressor:
+    known = {each.replace("_", ""): each for each in COMPRESSORS if each != "none"}
+    if name.replace("_", "") not in known:
+        raise ValueError(f"give none, {', '.join(RULES)}, or one of {', '.join(known)}")
+    if len(amount) > 1:
+        raise ValueError("give one amount")
+    return make_compressor(known[name.replace("_", "")], *map(float, amount))
+
+
+def _compressed(name: str, *rest: str) -> _Word:
+    feedback = rest[-1:] == ("feedback",)
+    compressor = _compressor(name, *rest[: len(rest) - feedback])
+    omega = compressor.omega
+    if feedback:
+        relax, bounded = ej.error_feedback, lambda x, p: theory.feedback(compressor.gamma(x))
+    elif omega is None:
+        raise ValueError("no bound is proved without feedback, as it is biased; add it")
+    else:
+        relax, bounded = ej.compress, lambda x, p: theory.unbiased(omega(x))
+    return _Word(
+        lambda axis, seed: relax(compressor, axis_name=axis, seed=seed), bounded, "compressor"
+    )
+
+
+def _delay(steps: str) -> _Word:
+    part = theory.delay(int(steps))
+    return _Word(lambda axis, seed: ej.delay(int(steps)), lambda x, p: part)
+
+
+def _inconsistent(steps: str) -> _Word:
+    part, model = theory.inconsistent(int(steps)), ej.delays.per_coordinate(int(steps))
+    return _Word(lambda axis, seed: ej.delay(model, seed=seed), lambda x, p: part)
+
+
+def _late(steps: str) -> _Word:
+    """A view lacks any of each other worker's last messages, as if masked whole."""
+    part, model = theory.inconsistent(int(steps)), ej.delays.uniform(0, int(steps))
+    part = dataclasses.replace(part, label=f"messages up to {steps} late")
+    return _Word(
+        lambda axis, seed: links.late(AXIS, model, seed=seed), lambda x, p: part, "exchange"
+    )
+
+
+def _norm(beta: str) -> _Word:
+    part = theory.contraction(float(beta))
+    return _Word(
+        lambda axis, seed: schedulers.norm_bounded(AXIS, part.value, LATE, seed=seed),
+        lambda x, p: part,
+        "exchange",
+    )
+
+
+def _average(every: str) -> _Word:
+    mix = theory.average(int(every))
+    return _Word(lambda axis, seed: local.average(AXIS, int(every)), lambda x, p: mix, "mix")
+
+
+def _gossip(name: str) -> _Word:
+    graph = _graph(name)
+    return _Word(lambda axis, seed: gossip.mix(AXIS, graph), lambda x, p: gossiped(graph, p), "mix")
+
+
+def _tracking(name: str) -> _Word:
+    graph = _graph(name)
+    return _Word(
+        lambda axis, seed: gossip.tracking(AXIS, graph), lambda x, p: tracked(graph, p), "mix"
+    )
+
+
+def _choco(name: str, *compressor: str) -> _Word:
+    graph, chosen = _graph(name), _compressor(*compressor)
+    return _Word(
+        lambda axis, seed: gossip.choco(AXIS, graph, chosen, seed=seed),
+        lambda x, p: said(graph, chosen, x, p),
+        "mix",
+    )
+
+
+def _diloco(every: str, rate: str, momentum: str) -> _Word:
+    settings = int(every), float(rate), float(momentum)
+    mix = theory.diloco(*settings)
+    return _Word(lambda axis, seed: local.diloco(AXIS, *settings), lambda x, p: mix, "mix")
+
+
+def _graph(name: str) -> graphs.Graph:
+    known = {each.__name__: each for each in (graphs.ring, graphs.torus, graphs.exponential)}
+    if name not in known:
+        raise ValueError(f"{name!r} is no graph; give one of {', '.join(known)}")
+    return known[name]()
+
+
+RULES: dict[str, tuple[str, Callable[..., _Word]]] = {
+    "delay": ("delay N", _delay),
+    "inconsistent": ("inconsistent N", _inconsistent),
+    "late": ("late N", _late),
+    "norm": ("norm β", _norm),
+    "average": ("average H", _average),
+    "gossip": ("gossip GRAPH", _gossip),
+    "tracking": ("tracking GRAPH", _tracking),
+    "choco": ("choco GRAPH COMPRESSOR", _choco),
+    "diloco": ("diloco H η μ", _diloco),
+}
