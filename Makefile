@@ -25,8 +25,9 @@ help:  ## print the targets
 test: lint  ## lint, then every test, doctest and notebook
 	$(pytest)
 
+# Programs so small are faster made in a hurry than well.
 test-fast: .venv  ## the tests not marked slow, without lint
-	$(pytest) -m "not slow"
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(pytest) -m "not slow"
 
 lint: .venv  ## ruff check, ruff format --check, pyright
 	$(run) ruff check .

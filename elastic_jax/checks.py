@@ -36,12 +36,14 @@ def whole(
 
 
 def steps(name: str, value: Any, least: int = 0) -> int:
-    """Returns a number of steps; refuses any other, and what is no int by its type."""
+    """Returns a number of steps, which int32 counts; refuses what is no int by its type."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={value!r} is no number of steps; pass an int >= {least}")
-    if value < least:
-        raise ValueError(f"{name}={value} is out of range; pass an int >= {least}")
-    return int(value)
+    number = int(value)
+    if not least <= number < 2**31:
+        room = f">= {least}" if number < least else "below 2^31"
+        raise ValueError(f"{name}={value} is out of range; pass an int {room}")
+    return number
 
 
 def positive(name: str, value: Any) -> float:

@@ -50,8 +50,9 @@ def constants(
         batches: a list of batches, which count alike whatever their sizes, or a tree of arrays
             stacked [n, …]. n ≥ 3 for σ, M and Δ, else n ≥ 1.
         lower_bound: of f, in the unit of the loss.
-        **settings: see `Settings`. With `seconds`, half of it is for the gradients; three of them,
-            and one Lanczos iteration, are finished at each point in any case.
+        **settings: see `elastic_jax.sweeps.Settings`. With `seconds`, half of it is for the
+            gradients; three of them, and one Lanczos iteration, are finished at each point in any
+            case.
 
     Returns:
         The estimates.
@@ -100,7 +101,7 @@ def smoothness(loss_fn: Loss, params: Tree, batches: Any, **settings: Unpack[Set
         loss_fn: as in `constants`, like all other arguments.
         params: a tree of float arrays.
         batches: a list of batches, or a tree of arrays stacked [n, …].
-        **settings: see `Settings`.
+        **settings: see `elastic_jax.sweeps.Settings`.
 
     Returns:
         The estimate, the largest over all points.
@@ -157,7 +158,7 @@ def noise(loss_fn: Loss, params: Tree, batches: Any, **settings: Unpack[Settings
         params: a tree of float arrays.
         batches: a list of batches, or a tree of arrays stacked [n, …]; drawn independently, or
             without replacement, when the interval is too wide rather than too narrow.
-        **settings: see `Settings`; `iterations` and `seed` have no say.
+        **settings: see `elastic_jax.sweeps.Settings`; `iterations` and `seed` have no say.
 
     Returns:
         The estimate, the largest over all points.

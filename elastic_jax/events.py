@@ -43,7 +43,13 @@ class EventState(NamedTuple):
 
 
 class Ticks(NamedTuple):
-    """What happened at each tick; arrays [T]."""
+    """What happened at each tick; arrays [T].
+
+    Attributes:
+        loss: at the applying worker's view and batch.
+        gap: `||x - view||²` just before it applies: B̂ is its root by alpha. NaN if not measured.
+        moment: `||u||²`, of the base optimizer's proposal: M̂ is its root by alpha. Likewise.
+    """
 
     loss: chex.Array  # at the applying worker's view and batch
     gap: chex.Array  # ||x - view||² just before it applies; NaN where not measured
@@ -71,6 +77,10 @@ def asynchronous(
     measure: bool = True,
 ) -> Asynchronous:
     """Makes the executor of asynchronous SGD on a trace.
+
+    Updates are applied whole, not divided by p, so that what p workers hold adds up: with feedback
+    at the workers `B = (pβ + τ)M`, β = √γ/(1 − √γ), τ the trace's longest delay; `B = τM` without.
+    (`theory.Chain` is for parallel steps, where it is divided.)
 
     Args:
         loss_fn: `(params, batch) -> loss`, a float scalar.

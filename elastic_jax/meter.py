@@ -25,7 +25,13 @@ from elastic_jax.shards import over_shards
 
 
 class Running(NamedTuple):
-    """A quantity over the samples taken so far; float32 scalars or trees of them."""
+    """A quantity over the samples taken so far; float32 scalars or trees of them.
+
+    Attributes:
+        mean: over the samples; of B̂ and M̂ it is the root mean square.
+        max: the largest.
+        last: the newest; NaN before the first.
+    """
 
     mean: Any
     max: Any
@@ -33,7 +39,18 @@ class Running(NamedTuple):
 
 
 class MeterState(NamedTuple):
-    """State of `meter`; read its fields at any time. NaN in `last` before the first sample."""
+    """State of `meter`; read its fields at any time.
+
+    Attributes:
+        inner: of the chain within, whose own fields are read there.
+        gap: `||x - v||²`.
+        elastic_constant: B̂ = √gap / ᾱ.
+        second_moment: M̂ = ||u|| / alpha. B for `.mean` asks for `E||G̃||² <= M²` at every step, so
+            the root mean square over a whole run, `.mean`, may be too small an M, and `.max` is
+            always large enough.
+        lost_mass: `||lost mass||²`.
+        alarm: whether B̂ exceeded the alarm at some sample.
+    """
 
     inner: optax.OptState
     step: chex.Array  # int32 [], updates so far

@@ -16,7 +16,8 @@ class Speed(NamedTuple):
     """How long a worker takes for one update."""
 
     name: str
-    # (rng, n) → float64 [n], seconds > 0, independent draws; inf means it never finishes
+    # (rng, n) → float64 [n], seconds > 0, independent draws; inf means it never finishes. However
+    # many are drawn at once, the same durations must follow: n and then m as n + m together.
     sample: Callable[[np.random.Generator, int], np.ndarray]
     updates: int | None = None  # how many updates it makes before it stops; None: no end
 
@@ -81,7 +82,7 @@ def draw_trace(
 
     With a `cap` on delays the server throws away what is too stale, counts it as no update (but
     among those after which its worker stops), and gives that worker the newest version: τ_max < cap
-    however slow a worker is.
+    however slow a worker is; but a slow one may never have an update applied.
 
     Args:
         speeds: one `Speed` per worker, p ≥ 1 of them.

@@ -20,14 +20,23 @@ FEWEST = 3  # gradients: the spread of fewer has no interval
 
 
 class Settings(TypedDict, total=False):
-    """Keyword arguments of every estimate."""
+    """Keyword arguments of every estimate, and their defaults.
 
-    points: Iterable[Tree]  # more parameters, alike in shapes and dtypes; none
-    level: float  # probability of an interval, for all points together; 0.95
-    iterations: int  # of Lanczos' method, k at most; memory for k + 3 copies of the parameters; 32
-    seed: int  # of Lanczos' random start; 0
-    seconds: float | None  # start no batch after so long: wider intervals; None, no limit
-    note: Callable[[int, int], None] | None  # called with (done, total) after every batch; None
+    Attributes:
+        points: more parameters, alike in shapes and dtypes. None.
+        level: probability of an interval, for all points together. 0.95.
+        iterations: of Lanczos' method, k at most; memory for k + 3 copies of the parameters. 32.
+        seed: of Lanczos' random start. 0.
+        seconds: start no batch after so long; intervals are then wider. None, no limit.
+        note: called with (done, total) after every batch, for progress. None.
+    """
+
+    points: Iterable[Tree]
+    level: float
+    iterations: int
+    seed: int
+    seconds: float | None
+    note: Callable[[int, int], None] | None
 
 
 class _Work:
@@ -72,6 +81,7 @@ class Sweeps:
         *,
         gradients: bool = False,
         products: bool = False,
+        **unknown: Any,
     ):
         """Checks the arguments; see `Settings`, and `constants` for errors.
 
@@ -87,7 +97,11 @@ class Sweeps:
             note: told about progress.
             gradients: `moments` will be asked for.
             products: `ritz` will be asked for.
+            **unknown: refused.
         """
+        if unknown:
+            known = ", ".join(Settings.__annotations__)
+            raise TypeError(f"{', '.join(unknown)}: no such setting; pass {known}")
         if not callable(loss_fn):
             raise TypeError(f"loss_fn={loss_fn!r} is no function; pass (params, batch) -> loss")
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import theory
 from elastic_jax.intervals import student
 from experiments.bound_tasks import Done, Task
-from experiments.chains import Part
+from experiments.chains import Part, bounded
 from experiments.figures import STYLE, plt
 from theory import symbols
 
@@ -39,7 +39,7 @@ def rates(
 ) -> tuple[theory.Chain, dict[str, theory.Bound], list[str]]:
     """Returns the chain, its rates that are proved for a task, and why others are not."""
     x = task.params(0)
-    chain = theory.Chain(*(part.bounded(x, workers) for part in parts), workers=workers)
+    chain = bounded(parts, x, workers)
     found, missing = {}, []
     for name, quantity in RATES.items():
         if quantity == "distance" and task.minimiser is None:

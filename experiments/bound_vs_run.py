@@ -20,7 +20,7 @@ from typing import Any, Literal
 from experiments import bound_tasks, runs
 from experiments.bound_tasks import PIECE, Done, Runner, Task
 from experiments.bound_verdict import BROKEN, Row, choose, compare, draw
-from experiments.chains import parse
+from experiments.chains import bounded, parse
 from experiments.command import Experiment, check_common, refuse
 from experiments.command import run as run_command
 from experiments.figures import save
@@ -109,6 +109,8 @@ def prepare(config: Config) -> list[tuple[Task, float]]:
     tasks = [
         bound_tasks.make(name, config.batch, config.images, config.data) for name in config.problems
     ]
+    for task in tasks:
+        bounded(parts, task.params(0), config.workers)  # or says why not, before anything runs
     return [
         (task, config.alpha or choose(task, parts, config.workers, config.steps)) for task in tasks
     ]
@@ -142,7 +144,7 @@ def conclude(
     config: Config, done: Mapping[Run, Done], about: dict[str, Any], warnings: list[str]
 ) -> tuple[list[str], bool]:
     """Writes tables, figure and verdict; returns the verdict, and whether a bound is broken."""
-    rows, said = [], warnings
+    rows, said = [], [*warnings, f"{config.chain}; p = {config.workers}"]
     for task, _ in prepare(config):
         own = [one for run, one in done.items() if run.problem == task.name]
         if own:

@@ -53,6 +53,22 @@ class Part(NamedTuple):
 
     relax: Callable[[int], optax.GradientTransformation]  # seed → transformation
     bounded: Bounded
+    said: str  # in words
+
+
+def bounded(parts: Sequence[Part], params: Tree, workers: int) -> theory.Chain:
+    """Returns what bounds a chain.
+
+    Raises:
+        ValueError: naming the part, or the order, for which nothing is proved.
+    """
+    found = []
+    for part in parts:
+        try:
+            found.append(part.bounded(params, workers))
+        except ValueError as error:
+            raise ValueError(f"--chain: {part.said!r}: {error}") from error
+    return theory.Chain(*found, workers=workers)
 
 
 class _Word(NamedTuple):
@@ -68,7 +84,8 @@ def parse(text: str) -> list[Part]:
         text: parts in order, with commas; `none` is none.
 
             * relaxations: `delay N`; `inconsistent N`, each coordinate 0 to N steps late; a
-              compressor, its amount if it takes one, and `feedback` (else it must be unbiased);
+              compressor, its amount if it takes one (else a default, see `train_config`), and
+              `feedback` (else it must be unbiased);
             * exchanges, one at most: `late N`, each message 0 to N steps late; `norm β`, a
               norm-bounded scheduler. Else the first compressor's messages are averaged, or, where
               there is none, the updates;
@@ -78,7 +95,8 @@ def parse(text: str) -> list[Part]:
     Raises:
         ValueError: naming the part, and what would be right.
     """
-    words = [_word(part.split()) for part in text.split(",") if part.split() != ["none"]]
+    texts = [part.split() for part in text.split(",") if part.split() != ["none"]]
+    words = [_word(each) for each in texts]
     roles = [word.role for word in words]
     meets = [i for i, role in enumerate(roles) if role in ("exchange", "mix")]
     if len(meets) > 1:
@@ -88,11 +106,17 @@ def parse(text: str) -> list[Part]:
     if not meets and "compressor" in roles:
         meets = [roles.index("compressor")]
     parts = [
-        Part(functools.partial(word.relax, AXIS if i in meets else None), word.bounded)
-        for i, word in enumerate(words)
+        Part(
+            functools.partial(word.relax, AXIS if i in meets else None),
+            word.bounded,
+            " ".join(each),
+        )
+        for i, (word, each) in enumerate(zip(words, texts, strict=True))
     ]
     if not meets:
-        parts.append(Part(lambda seed: ej.all_mean(AXIS), lambda params, p: theory.delay(0)))
+        parts.append(
+            Part(lambda seed: ej.all_mean(AXIS), lambda params, p: theory.delay(0), "mean")
+        )
     return parts
 
 
@@ -103,20 +127,34 @@ def _word(words: Sequence[str]) -> _Word:
             usage, rule = RULES[name]
             if len(rest) < usage.count(" ") or (len(rest) > usage.count(" ") and name != "choco"):
                 raise ValueError(f"write {usage}")
-            return rule(*rest)
+            word = rule(*rest)
+            word.relax(AXIS, 0)  # or says what it cannot take
+            return word
+        if name.replace("_", "") not in NAMES:
+            raise ValueError(f"give none, {', '.join(RULES)}, or one of {', '.join(NAMES)}")
         return _compressed(name, *rest)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         shown = " ".join(words) or "nothing between commas"
         raise ValueError(f"--chain: {shown!r}: {error}") from error
 
 
+def _number(text: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"{text!r} is no {what}") from error
+
+
 def _compressor(name: str, *amount: str) -> ej.Compressor:
-    known = {each.replace("_", ""): each for each in COMPRESSORS if each != "none"}
-    if name.replace("_", "") not in known:
-        raise ValueError(f"give none, {', '.join(RULES)}, or one of {', '.join(known)}")
+    if name.replace("_", "") not in NAMES:
+        raise ValueError(f"{name!r} is no compressor; give one of {', '.join(NAMES)}")
     if len(amount) > 1:
-        raise ValueError("give one amount")
-    return make_compressor(known[name.replace("_", "")], *map(float, amount))
+        raise ValueError("give one amount, and then feedback, if any")
+    name = NAMES[name.replace("_", "")]
+    if amount and COMPRESSORS[name][1] is None:
+        raise ValueError(f"{name} takes no amount")
+    return make_compressor(name, *(_number(text, float) for text in amount))
 
 
 def _compressed(name: str, *rest: str) -> _Word:
@@ -135,18 +173,18 @@ def _compressed(name: str, *rest: str) -> _Word:
 
 
 def _delay(steps: str) -> _Word:
-    part = theory.delay(int(steps))
+    part = theory.delay(_number(steps, int))
     return _Word(lambda axis, seed: ej.delay(int(steps)), lambda x, p: part)
 
 
 def _inconsistent(steps: str) -> _Word:
-    part, model = theory.inconsistent(int(steps)), ej.delays.per_coordinate(int(steps))
+    part, model = theory.inconsistent(_number(steps, int)), ej.delays.per_coordinate(int(steps))
     return _Word(lambda axis, seed: ej.delay(model, seed=seed), lambda x, p: part)
 
 
 def _late(steps: str) -> _Word:
     """A view lacks any of each other worker's last messages, as if masked whole."""
-    part, model = theory.inconsistent(int(steps)), ej.delays.uniform(0, int(steps))
+    part, model = theory.inconsistent(_number(steps, int)), ej.delays.uniform(0, int(steps))
     part = dataclasses.replace(part, label=f"messages up to {steps} late")
     return _Word(
         lambda axis, seed: links.late(AXIS, model, seed=seed), lambda x, p: part, "exchange"
@@ -154,7 +192,7 @@ def _late(steps: str) -> _Word:
 
 
 def _norm(beta: str) -> _Word:
-    part = theory.contraction(float(beta))
+    part = theory.contraction(_number(beta, float))
     return _Word(
         lambda axis, seed: schedulers.norm_bounded(AXIS, part.value, LATE, seed=seed),
         lambda x, p: part,
@@ -163,7 +201,7 @@ def _norm(beta: str) -> _Word:
 
 
 def _average(every: str) -> _Word:
-    mix = theory.average(int(every))
+    mix = theory.average(_number(every, int))
     return _Word(lambda axis, seed: local.average(AXIS, int(every)), lambda x, p: mix, "mix")
 
 
@@ -189,7 +227,7 @@ def _choco(name: str, *compressor: str) -> _Word:
 
 
 def _diloco(every: str, rate: str, momentum: str) -> _Word:
-    settings = int(every), float(rate), float(momentum)
+    settings = _number(every, int), _number(rate, float), _number(momentum, float)
     mix = theory.diloco(*settings)
     return _Word(lambda axis, seed: local.diloco(AXIS, *settings), lambda x, p: mix, "mix")
 
@@ -201,6 +239,7 @@ def _graph(name: str) -> graphs.Graph:
     return known[name]()
 
 
+NAMES = {each.replace("_", ""): each for each in COMPRESSORS if each != "none"}
 RULES: dict[str, tuple[str, Callable[..., _Word]]] = {
     "delay": ("delay N", _delay),
     "inconsistent": ("inconsistent N", _inconsistent),

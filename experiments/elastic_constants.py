@@ -200,10 +200,10 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         tight = [row.system for row in bounded if row.ratio is not None and row.ratio > 0.95]
         said.append(
             f"{name}: B̂ ≤ B for {len(held)} of {len(bounded)} systems with a B"
-            + (f"; not for {', '.join(broken)}" if broken else "")
-            + (f"; chance decides for {', '.join(chance)}" if chance else "")
+            + (f"; not for {'; '.join(broken)}" if broken else "")
+            + (f"; chance decides for {'; '.join(chance)}" if chance else "")
             + (f"; B̂/B is {np.median(ratios):.2g} in the median" if ratios else "")
-            + (f"; over 0.95 for {', '.join(tight)}" if tight else "")
+            + (f"; over 0.95 for {'; '.join(tight)}" if tight else "")
             + "."
         )
         if name == "cnn":

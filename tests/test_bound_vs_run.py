@@ -4,19 +4,22 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from verdict_rows import carried_rows, is_picture
 
 import elastic_jax as ej
 from elastic_jax.estimate import Constants, Estimate
 from experiments import bound_tasks, bound_verdict, bound_vs_run, runs
 from experiments.bound_tasks import Done, Runner, Task
-from experiments.bound_verdict import BROKEN, HOLDS, UNCLEAR, compare, outcome
+from experiments.bound_verdict import BROKEN, HOLDS, UNCLEAR, Row, compare, draw, outcome
 from experiments.chains import parse
 
+ROOT = Path(__file__).parents[1]
 VALUES = np.array([1.0, 0.5, 0.25])
 ALPHA = 0.2
 
@@ -234,6 +237,8 @@ REFUSED = [
     (["--seeds", "-1"], "give whole numbers from 0"),
     (["--chain", "topk 0.1"], "--chain: 'topk 0.1': no bound"),
     (["--chain", "delay 2, diloco 4 1 0"], "an outer optimizer multiplies what reaches it"),
+    (["--chain", "delay 2, natural", "--alpha", "0.05"], "unbiased compression behind another"),
+    (["--chain", "threshold 0.1 feedback", "--alpha", "0.05"], "'threshold 0.1 feedback': gamma=1"),
     (["--chain", "choco exponential sign", "--workers", "5"], "exponential() is not symmetric"),
 ]
 
@@ -242,6 +247,21 @@ REFUSED = [
 def test_bad_arguments(arguments, message, tmp_path, capsys):
     assert bound_vs_run.main([*arguments, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
+    """It carries the rows of the default chain, every bound holds, and W is as near as is said."""
+    picture, config = ROOT / "docs/bound_vs_run.png", bound_vs_run.Config()
+    rows, held = carried_rows(picture, Row)
+    assert held["command"].removesuffix(" --resume") == f"python -m {bound_vs_run.MODULE}"
+    assert held["seeds"] == list(config.seeds) and is_picture(picture, draw(rows), tmp_path)
+    rates = {(row.problem, row.rate) for row in rows}
+    assert len(rows) == config.points * len(rates) and {p for p, _ in rates} == set(config.problems)
+    assert all(row.outcome == HOLDS for row in rows)
+    last = max(row.slack for row in rows if row.rate == "W" and row.steps == config.steps)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"At T = {config.steps} the rate that needs no B" in text
+    assert f"within a factor of {last:.1f} of what it bounds" in text
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import elastic_jax as ej
-import theory
+from experiments import chains
 from experiments.chains import AXIS, parse
 
 P, D, STEPS, ALPHA = 4, 12, 60, 0.1
@@ -36,8 +36,7 @@ CHAINS = {
 @pytest.fixture(scope="module", params=CHAINS)
 def bounded(request):
     parts = parse(request.param)
-    chain = theory.Chain(*(part.bounded(jnp.zeros(D), P) for part in parts), workers=P)
-    return request.param, parts, chain
+    return request.param, parts, chains.bounded(parts, jnp.zeros(D), P)
 
 
 def test_what_is_bounded(bounded):
@@ -74,7 +73,11 @@ BAD = {
     "topk 7.5 feedback": "'topk 7.5 feedback': ",
     "delay": "'delay': write delay N",
     "delay -1": "steps=-1 is out of range",
-    "delay 2.5": "'delay 2.5': ",
+    "delay 2.5": "'delay 2.5': '2.5' is no whole number",
+    "average 3000000000": "every=3000000000 is out of range; pass an int below",
+    "natural 3": "natural takes no amount",
+    "topk feedback 0.1": "give one amount, and then feedback",
+    "natural feedback feedback": "natural takes no amount",
     "magic": "give none, delay, .* or one of topk",
     "delay 2,, delay 3": "nothing between commas",
     "gossip moebius": "'moebius' is no graph; give one of ring",
@@ -83,7 +86,7 @@ BAD = {
     "late 2, gossip ring": "name one exchange or mix",
     "norm 1.5": "rho=1.5 is out of range",
     "choco ring": "write choco GRAPH COMPRESSOR",
-    "choco ring magic": "one of topk",
+    "choco ring magic": "'magic' is no compressor; give one of topk",
     "diloco 4 0.7": "write diloco H η μ",
 }
 
@@ -94,9 +97,18 @@ def test_bad_chains(text, message):
         parse(text)
 
 
+@pytest.mark.parametrize("compressor", ["sign", "randomk 0.25", "topk 0.5", "quantize 4"])
+def test_few_workers_stand_at_the_edge_of_stability(compressor):
+    """On a ring of two or three the longest step meets its condition, up to rounding."""
+    for d in range(2, 30, 3):
+        for p in (1, 2, 3, 4):
+            chain = chains.bounded(parse(f"choco ring {compressor}"), jnp.zeros(d), p)
+            assert np.isfinite(chain.constant(M=1)) and (chain.constant(M=1) > 0) == (p > 1)
+
+
 def test_settings_run_as_they_are_bounded():
-    (_, bounded), (late, _) = parse("topk 0.34 feedback, delay 4")
-    assert bounded(jnp.zeros(3), 2).label == "feedback, γ = 0.333333"  # two of three are sent
-    state = late(0).init(jnp.zeros(3))
+    fed, late = parse("topk 0.34 feedback, delay 4")
+    assert fed.bounded(jnp.zeros(3), 2).label == "feedback, γ = 0.333333"  # two of three are sent
+    state = late.relax(0).init(jnp.zeros(3))
     queue = max(leaf.shape[0] for leaf in jax.tree.leaves(state) if leaf.ndim == 2)
     assert queue in (4, 5)

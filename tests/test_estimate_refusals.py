@@ -20,6 +20,7 @@ class Unhashable:
 GOOD = {"params": jnp.ones(2), "batches": jnp.ones((4, 2))}
 REFUSED = [
     ({"batches": []}, ValueError, "batches holds none"),
+    ({"sekonds": 3}, TypeError, "sekonds: no such setting; pass points, level, iterations"),
     ({"batches": jnp.ones((0, 2))}, ValueError, "batches holds none"),
     ({"batches": jnp.ones((2, 2))}, ValueError, "batches holds 2; pass 3 or more"),
     ({"batches": iter([jnp.ones(2)])}, TypeError, r"pass list\(loader\)"),

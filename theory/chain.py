@@ -28,6 +28,7 @@ import sympy as sp
 from theory import symbols
 from theory.bound import Bound
 from theory.catalogue import bounds
+from theory.certificate import Condition
 from theory.claims.nonconvex import AVERAGE
 from theory.claims.resent import behind_link
 from theory.compose import compose, put
@@ -43,7 +44,10 @@ RATES = (
 
 
 class Chain:
-    """Relaxations in the order in which an update passes through them, on p workers.
+    """Relaxations in the order in which an update passes through them, on p workers in step.
+
+    (Where workers apply updates one by one, undivided, what each of p holds counts whole: feedback
+    at the workers of a race with delays up to τ has B = (pβ + τ)M, β = √γ/(1 − √γ).)
 
     The parts are functions of `theory`, each of a number: `delay(steps)`, `resend(probability)`,
     `feedback(gamma)` and `top_k_feedback(fraction)` for compression with error feedback,
@@ -197,12 +201,16 @@ class Chain:
                 not, and its steps are shorter.
             L: the smoothness.
         """
-        rate = self.rate(name).put(L=L)
-        limits = [c.expr for c in rate.conditions if c.expr.free_symbols == {symbols.alpha}]
+        limits = [limit.expr for limit in self._limits(name, L)]
         roots = [root for expr in limits for root in positive_roots(expr, symbols.alpha, {})]
         if not roots:
             raise ValueError(f"{name} sets no limit to α alone: ask N, S, C, P or W")
         return min(roots)
+
+    def _limits(self, name: str, L: float) -> list[Condition]:
+        """Return what a rate asks of the step size alone."""
+        conditions = self.rate(name).put(L=L).conditions
+        return [each for each in conditions if each.expr.free_symbols == {symbols.alpha}]
 
     def horizon(
         self,
@@ -270,8 +278,7 @@ class Chain:
             more = self.rate("W").expr - Chain(workers=self.workers).rate("W").expr
             scale = symbols.L**2 * symbols.alpha**2 * symbols.sigma**2
             held = sp.cancel((more / scale).subs(list(known.items())))
-        limits = self.rate(name).put(L=L).conditions
-        strict = any(c.strict for c in limits if c.expr.free_symbols == {symbols.alpha})
+        strict = any(limit.strict for limit in self._limits(name, L))
         return of_formula(name, known, held, self.gain * self.largest_step(name, L=L), strict)
 
     def report(
@@ -296,30 +303,48 @@ class Chain:
         lines = [
             f"{self.label}, p = {self.workers}",
             f"  elastic constant      B = {self.elastic_constant.expr} = {constant}",
-            "                        if E‖G̃‖² ≤ M² along the run; W relies on no M",
         ]
+        if self.values:
+            settings = ", ".join(f"{symbol} = {x:.4g}" for symbol, x in self.values.items())
+            lines.append(f"                        with {settings}")
+        lines.append("                        if E‖G̃‖² ≤ M² along the run; W relies on no M")
         lines += [
             f"    without {label:30} B would be {100 * share:.3g}% smaller"
             for label, share in self.costs()
         ]
-        for name, needed in NEEDS.items():
-            if any(given[key] is None for key in needed):
-                continue
+        told = [name for name, keys in NEEDS.items() if all(given[key] is not None for key in keys)]
+        for name in told:
             try:
-                rate = self.rate(f"{name}.simple" if name in UNROLLED else name)
-                step = self.largest_step(name, L=L)
-                lines.append(f"  {rate.name:20}  {rate.quantity} ≤ {_rounded(rate.expr)}")
-                lines.append(f"    largest step        α = {step:.4g}")
-                book, best = self.horizon(epsilon, name, L=L, sigma=sigma, **given)
-                usual = "α" if self.gain == 1 else "Gα"
-                usual += " = ln T/(cT)" if name in UNROLLED else " = √(p/T)"
-                lines.append(f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at {usual}")
-                lines.append(
-                    f"                        from T = {best:.3g} at exact SGD's best step"
-                )
+                lines += self._told(name, epsilon, L, sigma, given)
             except ValueError as error:
                 lines.append(f"  {name}: {error}")
+        if not told:
+            lines.append(
+                "  for its rates give Delta, dist_0 (C and S), c (P and S), and M (all but W)"
+            )
         return "\n".join(lines)
+
+    def _told(
+        self, name: str, epsilon: float, L: float, sigma: float, given: dict[str, float | None]
+    ) -> list[str]:
+        """Return a rate's lines."""
+        rate = self.rate(f"{name}.simple" if name in UNROLLED else name)
+        strict = any(limit.strict for limit in self._limits(name, L))
+        largest = f"{'<' if strict else '='} {self.largest_step(name, L=L):.4g}"
+        lines = [
+            f"  {rate.name:20}  {rate.quantity} ≤ {_rounded(rate.expr)}",
+            f"    largest step        α {largest}",
+        ]
+        if self._compressed:
+            return [*lines, "    no horizon: unbiased compression adds noise at every T"]
+        book, best = self.horizon(epsilon, name, L=L, sigma=sigma, **given)
+        usual = "α" if self.gain == 1 else "Gα"
+        usual += " = ln T/(cT)" if name in UNROLLED else " = √(p/T)"
+        return [
+            *lines,
+            f"    within {1 + epsilon:g} of exact  from T = {book:.3g} at {usual}",
+            f"                        from T = {best:.3g} at exact SGD's best step",
+        ]
 
 
 def _rounded(expr: sp.Expr) -> sp.Basic:

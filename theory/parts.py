@@ -210,7 +210,8 @@ def choco(gamma: float, slow: float, fast: float) -> Mix:
             f"gamma={gamma!r} is too much for this consensus step, which allows γ <= {most:.6g}; "
             "pass slow and fast of a shorter one: fast <= (1 - √γ)/(1 + √γ) will do"
         )
-    values = {symbols.gamma: gamma, symbols.slow: slow, symbols.fast: fast}
+    within = min(gamma, most * (1 - ROUNDING))  # at the edge, rounding may put it beyond
+    values = {symbols.gamma: within, symbols.slow: slow, symbols.fast: fast}
     return Mix(f"CHOCO, γ = {gamma:g}", values, ("choco",))
 
 

@@ -200,6 +200,11 @@ def test_report_says_it_all() -> None:
     without_moment = chain.report(**SETTING)
     assert without_moment.count("largest step") == 1 and "W.both" in without_moment
     assert f"= {chain.constant(M=1):.4g}·M" in without_moment
+    assert "with γ = 0.9, τ = 8" in without_moment
+    negative = chain.report(**SETTING, **{**START, "c": -1.0})
+    assert negative.count("largest step") == 3  # N, W and C; S and P say why not
+    assert "C " in negative and "α < " in negative and "must be positive" in negative
+    assert "give Delta" in chain.report(L=1, sigma=1)
 
 
 def test_what_holds_nothing_is_exact_sgd() -> None:
