@@ -22,12 +22,12 @@ Bounded = Callable[[Tree, int], theory.Part | theory.Mix]  # params, p → part 
 # ---- graphs and compressors, as `theory` sees them ----
 
 
-def gossiped(graph: graphs.Graph, p: int) -> theory.Mix:
+def gossip_mix(graph: graphs.Graph, p: int) -> theory.Mix:
     """Returns what bounds `gossip.mix`."""
     return theory.gossip(graphs.rho(graph, p))
 
 
-def tracked(graph: graphs.Graph, p: int) -> theory.Mix:
+def tracking_mix(graph: graphs.Graph, p: int) -> theory.Mix:
     """Returns what bounds `gossip.tracking`."""
     (matrix,) = graph.matrices(p)
     apart = float(np.linalg.norm(np.eye(p) - matrix, 2))
@@ -35,7 +35,7 @@ def tracked(graph: graphs.Graph, p: int) -> theory.Mix:
     return theory.tracking(graphs.rho(graph, p), apart, symmetric=symmetric)
 
 
-def said(graph: graphs.Graph, compressor: ej.Compressor, params: Tree, p: int) -> theory.Mix:
+def choco_mix(graph: graphs.Graph, compressor: ej.Compressor, params: Tree, p: int) -> theory.Mix:
     """Returns what bounds `gossip.choco`, with the step that its stability allows."""
     if p == 1:
         return theory.gossip(0.0)
@@ -207,13 +207,15 @@ def _average(every: str) -> _Word:
 
 def _gossip(name: str) -> _Word:
     graph = _graph(name)
-    return _Word(lambda axis, seed: gossip.mix(AXIS, graph), lambda x, p: gossiped(graph, p), "mix")
+    return _Word(
+        lambda axis, seed: gossip.mix(AXIS, graph), lambda x, p: gossip_mix(graph, p), "mix"
+    )
 
 
 def _tracking(name: str) -> _Word:
     graph = _graph(name)
     return _Word(
-        lambda axis, seed: gossip.tracking(AXIS, graph), lambda x, p: tracked(graph, p), "mix"
+        lambda axis, seed: gossip.tracking(AXIS, graph), lambda x, p: tracking_mix(graph, p), "mix"
     )
 
 
@@ -221,7 +223,7 @@ def _choco(name: str, *compressor: str) -> _Word:
     graph, chosen = _graph(name), _compressor(*compressor)
     return _Word(
         lambda axis, seed: gossip.choco(AXIS, graph, chosen, seed=seed),
-        lambda x, p: said(graph, chosen, x, p),
+        lambda x, p: choco_mix(graph, chosen, x, p),
         "mix",
     )
 

@@ -15,7 +15,7 @@ import optax
 import elastic_jax as ej
 import theory
 from elastic_jax import absent, correct, gossip, graphs, links, local, schedulers
-from experiments.chains import AXIS, LATE, gossiped, said, tracked
+from experiments.chains import AXIS, LATE, choco_mix, gossip_mix, tracking_mix
 
 DELAY, CAP, DROP, H, KEEP, BETA, MISSING = 4, 8, 0.2, 4, 0.1, 0.5, 1
 TOP, LOW, INT4, INT8 = ej.top_k(KEEP), ej.low_rank(2), ej.quantize(4), ej.quantize(8)
@@ -303,19 +303,19 @@ ZOO: Mapping[str, System] = {
     "gossip": System(
         "Lian et al., decentralized SGD, 2017",
         lambda alpha, seed: sgd(alpha, gossip.mix(AXIS, graphs.ring())),
-        _mixed(lambda facts: gossiped(graphs.ring(), facts.p)),
+        _mixed(lambda facts: gossip_mix(graphs.ring(), facts.p)),
         mean="workers",
     ),
     "quantised gossip": System(
         "Koloskova et al., CHOCO-SGD, 2019",
         lambda alpha, seed: sgd(alpha, gossip.choco(AXIS, graphs.ring(), INT8, seed=seed)),
-        _mixed(lambda facts: said(graphs.ring(), INT8, facts.params, facts.p)),
+        _mixed(lambda facts: choco_mix(graphs.ring(), INT8, facts.params, facts.p)),
         mean="draws",
     ),
     "gradient tracking, accelerated gossip": System(
         "Lu, De Sa, DeTAG, 2021",
         lambda alpha, seed: sgd(alpha, gossip.tracking(AXIS, graphs.fast(graphs.ring(), 2))),
-        _mixed(lambda facts: tracked(graphs.fast(graphs.ring(), 2), facts.p)),
+        _mixed(lambda facts: tracking_mix(graphs.fast(graphs.ring(), 2), facts.p)),
         mean="workers",
     ),
     "partitioned gradients, shared memory": System(
