@@ -58,7 +58,7 @@ def mix(axis_name: AxisName, graph: Graph) -> optax.GradientTransformationExtraA
 
     x = mean v, and for a graph with one round the elastic constant is `B = Mρ/(1 − ρ)` (root mean
     square over workers), `ρ = graphs.rho(graph, p)`. Of a graph that varies, step t takes round
-    t mod rounds. `complete()` averages all views at each step.
+    t mod rounds, and `B <= M·graphs.total(graph, p)`. `complete()` averages all views at each step.
 
     On the wire: one message of d numbers each way for each neighbour, in the parameters' dtype.
     What a narrow dtype cannot express stays held, at most half a unit in the last place of v.

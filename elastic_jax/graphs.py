@@ -222,7 +222,7 @@ def rho(graph: Graph, p: int) -> float:
 
     With several rounds it is a step's share of what all of them do: `‖W_R ⋯ W_1 − J‖^(1/R)`, a
     geometric mean. Single rounds may leave a spread as it is, so `B <= Mρ/(1 − ρ)` is for a graph
-    with one round.
+    with one round; see `total`.
 
     Args:
         graph: a `Graph`.
@@ -236,6 +236,39 @@ def rho(graph: Graph, p: int) -> float:
     rounds = matrices_of(graph, whole("p", p, "number of workers"))
     size = float(np.linalg.norm(_together(rounds), 2))
     return size ** (1 / len(rounds)) if size > 1e-12 else 0.0
+
+
+def total(graph: Graph, p: int) -> float:
+    """Returns `Σ_k s_k`, `s_k = max_t ‖(W_t − J)⋯(W_{t−k+1} − J)‖`: B/M of `gossip.mix`.
+
+    What k rounds leave of an update's spread, summed over all k ≥ 1; an upper bound of the elastic
+    constant, root mean square over workers, for graphs that vary too. One round with a symmetric W
+    has s_k = ρ^k, and it is ρ/(1 − ρ).
+
+    Args:
+        graph: a `Graph`.
+        p: the number of workers, an int >= 1.
+
+    Example:
+        >>> [round(total(g(), 8), 3) for g in (ring, torus, exponential, one_peer, complete)]
+        [4.121, 1.0, 1.0, 2.0, 0.0]
+    """
+    check_graph(graph)
+    rounds = matrices_of(graph, whole("p", p, "number of workers")) - 1 / p
+    products, found = np.eye(p)[None], 0.0
+    for k in range(10_000):
+        # products[t] takes what was there k rounds ago to where it is after round t
+        products = products @ np.roll(rounds, k, axis=0)
+        size = float(np.linalg.norm(products, 2, axis=(1, 2)).max())
+        found += size
+        if size < 1e-12:
+            return found
+        if (k + 1) % len(rounds) == 0 and size < 1e-3:
+            return found / (1 - size)  # s_{j+k} ≤ s_j s_k
+    raise ValueError(
+        f"graph={graph.name} leaves p={p} workers too far apart: {size:.3g} of a spread is left "
+        "after 10000 rounds; link them more closely"
+    )
 
 
 def check_graph(graph: Any) -> None:

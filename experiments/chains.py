@@ -24,11 +24,15 @@ Bounded = Callable[[Tree, int], theory.Part | theory.Mix]  # params, p → part 
 
 def gossip_mix(graph: graphs.Graph, p: int) -> theory.Mix:
     """Returns what bounds `gossip.mix`."""
+    if graph.varies:
+        return theory.gossip(total=graphs.total(graph, p))
     return theory.gossip(graphs.rho(graph, p))
 
 
 def tracking_mix(graph: graphs.Graph, p: int) -> theory.Mix:
     """Returns what bounds `gossip.tracking`."""
+    if graph.varies:
+        raise ValueError("no bound is proved for tracking over a graph that varies")
     (matrix,) = graph.matrices(p)
     apart = float(np.linalg.norm(np.eye(p) - matrix, 2))
     symmetric = bool(np.allclose(matrix, matrix.T))
@@ -235,7 +239,8 @@ def _diloco(every: str, rate: str, momentum: str) -> _Word:
 
 
 def _graph(name: str) -> graphs.Graph:
-    known = {each.__name__: each for each in (graphs.ring, graphs.torus, graphs.exponential)}
+    makers = graphs.ring, graphs.torus, graphs.exponential, graphs.one_peer
+    known = {make.__name__: make for make in makers}
     if name not in known:
         raise ValueError(f"{name!r} is no graph; give one of {', '.join(known)}")
     return known[name]()

@@ -306,6 +306,12 @@ ZOO: Mapping[str, System] = {
         _mixed(lambda facts: gossip_mix(graphs.ring(), facts.p)),
         mean="workers",
     ),
+    "gossip with one peer at a time": System(
+        "Ying et al., Exponential graph, 2021",
+        lambda alpha, seed: sgd(alpha, gossip.mix(AXIS, graphs.one_peer())),
+        _mixed(lambda facts: gossip_mix(graphs.one_peer(), facts.p)),
+        mean="workers",
+    ),
     "quantised gossip": System(
         "Koloskova et al., CHOCO-SGD, 2019",
         lambda alpha, seed: sgd(alpha, gossip.choco(AXIS, graphs.ring(), INT8, seed=seed)),

@@ -26,6 +26,8 @@ CHAINS = {
     "average 4": "average every 4",
     "inconsistent 2, average 3": "inconsistent reads, delay 2 → average every 3",
     "gossip exponential": "gossip, ρ = 0.333333",
+    "gossip one_peer": "gossip, K = 1",
+    "delay 2, gossip one_peer": "delay 2 → gossip, K = 1",
     "natural, gossip torus": "unbiased compression, ω = 0.125 → gossip, ρ = 0.333333",
     "tracking ring": "gradient tracking, ρ = 0.333333",
     "choco ring quantize 8": "CHOCO, γ = 0.000744",
@@ -85,6 +87,7 @@ BAD = {
     "late 2, norm 0.5": "name one exchange or mix",
     "late 2, gossip ring": "name one exchange or mix",
     "norm 1.5": "rho=1.5 is out of range",
+    "choco one_peer sign": "one_peer.. varies",
     "choco ring": "write choco GRAPH COMPRESSOR",
     "choco ring magic": "'magic' is no compressor; give one of topk",
     "diloco 4 0.7": "write diloco H η μ",
@@ -95,6 +98,11 @@ BAD = {
 def test_bad_chains(text, message):
     with pytest.raises(ValueError, match=message):
         parse(text)
+
+
+def test_tracking_over_a_graph_that_varies_has_no_bound():
+    with pytest.raises(ValueError, match="'tracking one_peer': no bound is proved"):
+        chains.bounded(parse("tracking one_peer"), jnp.zeros(D), P)
 
 
 @pytest.mark.parametrize("compressor", ["sign", "randomk 0.25", "topk 0.5", "quantize 4"])

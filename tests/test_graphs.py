@@ -59,3 +59,36 @@ def test_rho_of_known_graphs():
     np.testing.assert_allclose(graphs.rho(graphs.fast(graphs.ring(), 3), 4), 0, atol=0.04)
     two = graphs.graph(np.stack([graphs.ring().matrices(6)[0]] * 2))
     np.testing.assert_allclose(graphs.rho(two, 6), graphs.rho(graphs.ring(), 6))
+
+
+# ---- what all rounds leave ----
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("p", [1, 2, 3, 5, 8])
+def test_total_bounds_the_drift(name, p):
+    """Of updates of root mean square 1, random ones and such as lie along a mode of one round."""
+    total, rounds = graphs.total(EVERY[name], p), EVERY[name].matrices(p) - 1 / p
+    worst, rng = 0.0, np.random.default_rng(p)
+    values, modes = np.linalg.eigh((rounds[0] + rounds[0].T) / 2)
+    slowest = abs(values).argmax()
+    along, turns = modes[:, slowest, None], np.sign(values[slowest]) or 1.0
+    for drawn in (lambda t: rng.normal(size=(p, 2)), lambda t: along * turns**t):
+        apart = np.zeros((p, 1))
+        for t in range(200):
+            update = drawn(t)
+            apart = rounds[t % len(rounds)] @ (apart + update / np.sqrt((update**2).sum() / p))
+            worst = max(worst, np.sqrt((apart**2).sum() / p))
+    assert worst <= total + 1e-9
+    if len(rounds) == 1 and np.allclose(rounds[0], rounds[0].T):
+        rho = graphs.rho(EVERY[name], p)
+        assert total == pytest.approx(rho / (1 - rho), abs=1e-12)
+        assert worst >= 0.99 * total
+
+
+def test_total_of_one_peer_and_of_a_chain_of_workers():
+    """Exact after log2 p rounds; every one before may leave all of some spread."""
+    assert [round(graphs.total(graphs.one_peer(), 2**n), 9) for n in range(5)] == [0, 0, 1, 2, 3]
+    barely = graphs.graph([[1 - 1e-6, 1e-6], [1e-6, 1 - 1e-6]])
+    with pytest.raises(ValueError, match=r"too far apart: 0\.98 of a spread is left"):
+        graphs.total(barely, 2)

@@ -66,7 +66,7 @@ class Mix:
 
 
 def _number(
-    name: str, value: float, low: float, high: float, remedy: str, strict: bool = False
+    name: str, value: float | None, low: float, high: float, remedy: str, strict: bool = False
 ) -> float:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and low <= value < high and not (strict and value == low)):
@@ -171,14 +171,27 @@ def unbiased(omega: float) -> Part:
     return Part(f"unbiased compression, ω = {omega:g}", symbols.omega, omega, "unbiased")
 
 
-def gossip(rho: float) -> Mix:
+def gossip(rho: float | None = None, *, total: float | None = None) -> Mix:
     """Workers average with neighbours at every step, v ← Wv: ρ = ‖W − J‖, J the mean.
 
-    Alone, its elastic constant is B = Mρ/(1 − ρ), mean over workers.
+    Alone, its elastic constant is B = Mρ/(1 − ρ), mean over workers. Where W varies from step to
+    step it is B = KM, with K the sum over k ≥ 1 of the largest ‖(W_t − J)⋯(W_(t−k+1) − J)‖.
+
+    Args:
+        rho: ρ, of a W that stays.
+        total: K instead, of any.
 
     Raises:
-        ValueError: for ρ outside [0, 1).
+        ValueError: unless one of them is given, or for ρ outside [0, 1), or K for which views
+            drift apart.
     """
+    if (rho is None) == (total is None):
+        raise ValueError(f"rho={rho!r}, total={total!r}: pass one of them")
+    if rho is None:
+        remedy = "pass K ≥ 0; where it is infinite workers never agree"
+        total = _number("total", total, 0, math.inf, remedy)
+        rounds = ("gossip.rounds",) if total else ()
+        return Mix(f"gossip, K = {total:g}", {symbols.mixing: total}, rounds)
     rho = _number("rho", rho, 0, 1, "pass ρ = ‖W − J‖, in [0, 1); at 1 workers never agree")
     return Mix(f"gossip, ρ = {rho:g}", {symbols.rho: rho}, ("gossip",) if rho else ())
 

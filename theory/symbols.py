@@ -217,6 +217,7 @@ fast_rate = _positive("r_W", "gossip: (1 − a_max)/(1 + a_max); see a_max")
 weight = _positive("γ/ρ²", "gossip: weight of what messages left unsaid, γ(1 + a_min)/(1 − a_min)")
 apart = _positive("‖I−W‖", "norm of I − W on deviations from the mean: 1 − ρ to 1 + ρ")
 mixing = _nonnegative("K", "a mix keeps views within αKM of their mean, if |u| ≤ αM")
+passed = _nonnegative("s_W", "to what part some rounds of a graph shrink deviations, at most")
 message = _nonnegative("max‖m‖²", "the largest mean square, over workers, of messages to a mix")
 
 DEFINITIONS: dict[sp.Symbol, sp.Expr] = {

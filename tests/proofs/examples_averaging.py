@@ -91,11 +91,30 @@ def gossip_run(rng: np.random.Generator) -> Values:
     return values | {"p": p, "ρ": rho, "⟨h⁺,h⁺⟩": (spread**2).sum(1).mean()}
 
 
+def gossip_over_rounds(rng: np.random.Generator) -> Values:
+    """Sums of what some, and one more, of the last rounds of a graph that varies have left."""
+    p, steps = int(rng.integers(2, 6)), int(rng.integers(1, 12))
+    rounds = [
+        sum(w * np.roll(np.eye(p), int(rng.integers(p)), 0) for w in rng.dirichlet([1, 1]))
+        for _ in range(steps)
+    ]
+    updates = proposals(rng, steps, p)
+    left, held, K, product = np.zeros((p, 3)), [0.0], [0.0], np.eye(p)
+    for W, u in zip(reversed(rounds), reversed(updates), strict=True):
+        product = product @ (W - 1 / p)
+        left = left + product @ u
+        held.append(float(np.sqrt((left**2).sum(1).mean())))
+        K.append(K[-1] + float(np.linalg.norm(product, 2)))
+    known = {"|h|": held[-2], "|h⁺|": held[-1], "K": K[-2], "s_W": K[-1] - K[-2]}
+    return known | step_size(rng, updates, each=False)
+
+
 EXAMPLES = {
     r"local\.part": one_proposal,
     r"local(\.steps)?": local_steps,
     r"local\.each.*": local_steps_of_one,
     r"local\.convex.*|spread\.step": convex_run,
     r"gossip": gossip_run,
+    r"gossip\.rounds": gossip_over_rounds,
     r"gossip\.convex": lambda rng: convex_run(rng, rng.uniform(0.1, 0.95)),
 }

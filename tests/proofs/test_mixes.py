@@ -138,6 +138,9 @@ def test_constants_of_mixes_by_hand() -> None:
     def B(*parts: Part | Mix, workers: int = 8) -> float:
         return Chain(*parts, workers=workers).constant(1)
 
+    assert B(gossip(total=2.5)) == 2.5 and B(gossip(total=0)) == 0
+    assert B(delay(2), gossip(total=1)) == pytest.approx(5**0.5)
+    assert B(feedback(0.25), gossip(total=1)) == B(feedback(0.25), gossip(0.5))
     assert B(gossip(0.5)) == 1 and B(average(4)) == 3 and B(tracking(0.5)) == 4
     assert B(tracking(0.5, 1.0, symmetric=True)) == pytest.approx(2**0.5)
     assert B(tracking(0.5, 1.3, symmetric=True)) == pytest.approx(3.6)  # an eigenvalue is −0.3
@@ -243,6 +246,9 @@ def test_runs_of_diloco_stay_within_the_rate(share: float) -> None:
     ("make", "match"),
     [
         (lambda: gossip(1.0), "rho=1.0 .*workers never agree"),
+        (lambda: gossip(), "rho=None, total=None: pass one of them"),
+        (lambda: gossip(0.5, total=1.0), "pass one of them"),
+        (lambda: gossip(total=float("inf")), "total=inf .*workers never agree"),
         (lambda: tracking(0.5, 0.4), "apart=0.4 .*from 1 − ρ = 0.5 to 1 [+] ρ = 1.5"),
         (lambda: tracking(0.5, 1.6, symmetric=True), "apart=1.6 .*of the same W"),
         (lambda: choco(1.0, 0.1, 0.2), "gamma=1.0 .*must say something"),

@@ -30,8 +30,12 @@ from theory.symbols import (
     L,
     M,
     alpha,
+    held,
+    held_next,
+    mixing,
     n,
     p,
+    passed,
     rho,
     share,
     sigma,
@@ -209,9 +213,28 @@ def gossip() -> tuple[Proof, ...]:
     return (bound, convex)
 
 
+def gossip_in_rounds() -> Induction:
+    """Gossip over graphs that vary: v~ sums up what all rounds since have left of each update.
+
+    v~ = Σ_k (W_t − J)⋯(W_{t−k} − J)u~_{t−k}, the product of norm at most s_k: B = M Σ_k s_k. The
+    terms are taken one after the other.
+    """
+    longer = Hypothesis("|h⁺| ≤ |h| + αM s_W", held + alpha * M * passed - held_next)
+    return Induction(
+        "gossip.rounds",
+        "|v~| ≤ αKM, K the sum of what all rounds leave",
+        lambda h, K: (h, (alpha * M * K,)),
+        start=(ZERO, ZERO),
+        now=(held, mixing),
+        following=(held_next, mixing + passed),
+        start_by=((), {}, ()),
+        step_by=((longer,), {longer.name: ONE, SO_FAR: ONE}, ()),
+    )
+
+
 def proofs() -> tuple[Proof, ...]:
     """Return all proofs of this module, each after those it uses."""
-    return (*local_sgd(), *gossip())
+    return (*local_sgd(), *gossip(), gossip_in_rounds())
 
 
 def bounds() -> tuple[Bound, ...]:
@@ -229,4 +252,5 @@ def bounds() -> tuple[Bound, ...]:
         replace(convex_views, conditions=(SHORT, SEVERAL, LOCAL)),
         elastic(mixed, M * rho / (1 - rho), kind="tight"),
         replace(convex_gossip, conditions=(SHORT, SEVERAL, CONTRACTS)),
+        Bound.of(gossip_in_rounds(), "B", M * mixing, link=lambda B: alpha * B),
     )
