@@ -66,7 +66,7 @@ class Mix:
 
 
 def _number(
-    name: str, value: float | None, low: float, high: float, remedy: str, strict: bool = False
+    name: str, value: float, low: float, high: float, remedy: str, strict: bool = False
 ) -> float:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and low <= value < high and not (strict and value == low)):
@@ -185,15 +185,15 @@ def gossip(rho: float | None = None, *, total: float | None = None) -> Mix:
         ValueError: unless one of them is given, or for ρ outside [0, 1), or K for which views
             drift apart.
     """
-    if (rho is None) == (total is None):
+    if rho is not None and total is None:
+        rho = _number("rho", rho, 0, 1, "pass ρ = ‖W − J‖, in [0, 1); at 1 workers never agree")
+        return Mix(f"gossip, ρ = {rho:g}", {symbols.rho: rho}, ("gossip",) if rho else ())
+    if total is None or rho is not None:
         raise ValueError(f"rho={rho!r}, total={total!r}: pass one of them")
-    if rho is None:
-        remedy = "pass K ≥ 0; where it is infinite workers never agree"
-        total = _number("total", total, 0, math.inf, remedy)
-        rounds = ("gossip.rounds",) if total else ()
-        return Mix(f"gossip, K = {total:g}", {symbols.mixing: total}, rounds)
-    rho = _number("rho", rho, 0, 1, "pass ρ = ‖W − J‖, in [0, 1); at 1 workers never agree")
-    return Mix(f"gossip, ρ = {rho:g}", {symbols.rho: rho}, ("gossip",) if rho else ())
+    remedy = "pass K >= 0; where it is infinite workers never agree"
+    total = _number("total", total, 0, math.inf, remedy)
+    rounds = ("gossip.rounds",) if total else ()
+    return Mix(f"gossip, K = {total:g}", {symbols.mixing: total}, rounds)
 
 
 def choco(gamma: float, slow: float, fast: float) -> Mix:
