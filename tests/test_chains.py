@@ -118,5 +118,10 @@ def test_settings_run_as_they_are_bounded():
     fed, late = parse("topk 0.34 feedback, delay 4")
     assert fed.bounded(jnp.zeros(3), 2).label == "feedback, γ = 0.333333"  # two of three are sent
     state = late.relax(0).init(jnp.zeros(3))
-    queue = max(leaf.shape[0] for leaf in jax.tree.leaves(state) if leaf.ndim == 2)
-    assert queue in (4, 5)
+    assert longest_queue(state) in (4, 5)
+    for text in ("late 4", "inconsistent 4, average 2"):
+        assert longest_queue(parse(text)[0].relax(0).init(jnp.zeros(3))) == 5, text
+
+
+def longest_queue(state):
+    return max(leaf.shape[0] for leaf in jax.tree.leaves(state) if leaf.ndim == 2)

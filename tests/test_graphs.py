@@ -86,6 +86,27 @@ def test_total_bounds_the_drift(name, p):
         assert worst >= 0.99 * total
 
 
+def test_total_is_the_sum_by_definition():
+    """Of three rounds that do not commute."""
+    rng, p, R = np.random.default_rng(4), 5, 3
+    rounds = [
+        sum(w * np.eye(p)[rng.permutation(p)] for w in rng.dirichlet(np.ones(2))) for _ in range(R)
+    ]
+    total = 0.0
+    for k in range(1, 400):
+        sizes = []
+        for t in range(R):
+            product = np.eye(p)
+            for back in range(k):
+                product = product @ (rounds[(t - back) % R] - 1 / p)
+            sizes.append(np.linalg.norm(product, 2))
+        total += max(sizes)
+        if max(sizes) < 1e-9:
+            break
+    found = graphs.total(graphs.graph(rounds), p)
+    assert total - 1e-9 <= found <= 1.01 * total
+
+
 def test_total_of_one_peer_and_of_a_chain_of_workers():
     """Exact after log2 p rounds; every one before may leave all of some spread."""
     assert [round(graphs.total(graphs.one_peer(), 2**n), 9) for n in range(5)] == [0, 0, 1, 2, 3]

@@ -227,7 +227,7 @@ def test_the_best_step_where_constants_have_roots(rate: str) -> None:
     values = {k: v for k, v in known.items() if vars(symbols)[k] in bound.parameters}
     step, least = bound.minimise("alpha").at(**values)
     assert least == pytest.approx(bound.at(alpha=step, **values))
-    assert all(bound.at(alpha=k * step, **values) > least for k in (0.5, 0.99, 1.01, 1.5))
+    assert all(bound.at(alpha=k * step, **values) > least for k in (0.5, 1 - 1e-6, 1 + 1e-6, 1.5))
 
 
 def test_a_delay_has_its_best_proved_rate() -> None:
