@@ -203,7 +203,11 @@ def prepared(task: Callable[[], Task]) -> tuple[bytes, Task, np.ndarray]:
     found = task()
     if not isinstance(found, Task):
         raise TypeError(f"task() returned a {type(found).__name__}: return an ej.hogwild.Task")
-    dtypes = {jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(found.params)}
+    leaves = jax.tree.leaves(found.params)
+    odd = [leaf for leaf in leaves if np.asarray(leaf).dtype == object]
+    if odd:
+        raise TypeError(f"params holds {odd[0]!r}: give a tree of float arrays")
+    dtypes = {jnp.asarray(leaf).dtype for leaf in leaves}
     if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         names = ", ".join(sorted(dtype.name for dtype in dtypes)) or "no kind"
         raise ValueError(f"params holds arrays of {names}: cast all to one float dtype")

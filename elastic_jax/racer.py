@@ -227,10 +227,19 @@ def work(
 
     Raises:
         ArithmeticError: after `REFUSALS` of those in a row.
+        ValueError: for a batch unlike the first.
     """
     state, step, applied, refused = program.init(worker), 0, 0, 0
     while (view := read()) is not None:
-        message, state, numbers, moved = program.step(view, state, batch(worker, step))
+        given = batch(worker, step)
+        try:
+            message, state, numbers, moved = program.step(view, state, given)
+        except TypeError:  # of a compiled program: it is for arrays like the first batch's
+            kinds = [(np.shape(x), np.asarray(x).dtype.name) for x in jax.tree.leaves(given)]
+            raise ValueError(
+                f"task.batch({worker}, {step}) has arrays {kinds}, unlike task.batch(0, 0): make "
+                "all batches of the same shapes and dtypes"
+            ) from None
         loss, norm, moment = np.asarray(numbers).tolist()
         step += 1
         if np.isnan(loss):

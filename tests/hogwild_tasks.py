@@ -175,6 +175,19 @@ def not_a_task():
     return os.sep
 
 
+def swapped():
+    return Task(linear, {"x": np.zeros(3, np.float32)}, np.ones, optax.sgd(ALPHA))
+
+
+def shrinking():
+    """Its sixth batch has a row less than the others."""
+
+    def batch(worker, step):
+        return np.ones((4 if step < 5 else 3, 2), np.float32)
+
+    return Task({"x": np.ones(2, np.float32)}, logistic, batch, optax.sgd(ALPHA))
+
+
 def record(folder: Path) -> None:
     """Runs the small network with momentum, in batches that take 4 ms or so."""
     folder.mkdir(exist_ok=True)

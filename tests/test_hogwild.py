@@ -15,6 +15,8 @@ from hogwild_tasks import (
     D,
     assert_accounted_for,
     not_a_task,
+    shrinking,
+    swapped,
     task,
 )
 
@@ -312,6 +314,7 @@ def test_by_spawn_and_with_doubles():
         ({"start": "fork"}, "start='fork' is none"),
         ({"task": lambda: task()}, "cannot be made in another process"),
         ({"task": threading.Lock}, "task.. returned a lock"),
+        ({"task": swapped}, "params holds <function linear"),
         ({"task": not_a_task}, "task.. returned a str: return an ej.hogwild.Task"),
         ({"task": task()}, "task is a Task: pass the function"),
         (
@@ -330,6 +333,14 @@ def test_bad_arguments_are_refused(arguments, message):
     make = arguments.pop("task")
     with pytest.raises((ValueError, TypeError), match=message):
         hogwild.train(make, **arguments)
+
+
+def test_a_batch_of_another_shape_is_named():
+    with pytest.warns(
+        RuntimeWarning, match=r"task.batch\(0, 5\) has arrays \[\(\(3, 2\), 'float32'"
+    ):
+        recording = run(shrinking, workers=1, updates=20)
+    assert recording.end == "no worker left" and len(recording.worker) == 5
 
 
 def test_a_task_of_this_session_alone_is_refused(monkeypatch):
