@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from verdict_rows import SETTINGS, carried_rows, is_picture, row
 from experiments import error_feedback, runs, simulation
 from experiments.constants import Constants
 from experiments.derived_lines import compare
+from experiments.derived_verdict import sentences
 from experiments.phase import phase
 from experiments.progress import Progress
 from experiments.rows import FEEDBACK, PLAIN, Row, Run
@@ -334,7 +336,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path):
     check_constants(content["constants"])
     assert (broken / "constants.jsonl").read_text() == known and "places" not in err
     assert json.loads((broken / "rows.json").read_text())["constants"] == content["constants"]
-    rows, _, drawn = redrawn(straight / "phase.png")
+    rows, _, _, drawn = redrawn(straight / "phase.png")
     assert len(rows) == total and is_picture(straight / "phase.png", drawn, tmp_path)
 
 
@@ -368,13 +370,13 @@ def check_constants(found):
 def redrawn(path):
     """The rows that a phase diagram carries, what else it carries, and the figure, drawn anew."""
     rows, held = carried_rows(path, Row)
-    known = [Constants(**point) for point in held["constants"]]
-    return rows, held, phase(rows, verdict(rows), compare(rows, known))
+    compared = compare(rows, [Constants(**point) for point in held["constants"]])
+    return rows, held, compared, phase(rows, verdict(rows), compared)
 
 
 def test_the_phase_diagram_of_the_readme_is_what_its_rows_make(tmp_path):
     root = Path(__file__).parents[1]
-    rows, held, drawn = redrawn(root / "docs/phase.png")
+    rows, held, compared, drawn = redrawn(root / "docs/phase.png")
     command = "python -m experiments.error_feedback"  # no option: the whole grid
     assert held["command"].removesuffix(" --resume") == command
     keys = [(r.mode, r.workers, r.method, r.fraction, r.alpha, r.seed) for r in rows]
@@ -387,3 +389,23 @@ def test_the_phase_diagram_of_the_readme_is_what_its_rows_make(tmp_path):
         counts = count(cells)
         assert counts[HURTS] == 0 and f"{counts[HELPS]} of {len(cells)}" in text
     assert held["constants"] and f"{len(rows):,} runs" in text
+    said = " ".join(sentences(compared, found.equal))
+    told = {
+        r"agrees in (\d+), lies below in (\d+) of (\d+) modes": (
+            "there in {0} of {2} modes and p, later in {1}"
+        ),
+        r"below it feedback helps in (\d+) and hurts in 0 of (\d+)": (
+            "Below it feedback helps in {0} of {1}"
+        ),
+        r"within it feedback helps in (\d+) and hurts in 0 of (\d+)": (
+            "within its band in {0} of {1}"
+        ),
+        r"above it feedback helps in (\d+) and hurts in (\d+) of (\d+)": (
+            "above it still in {0} of {2}, and hurts in {1}"
+        ),
+        r"step is ×([\d.]+) to ([\d,]+) of it": "at steps {0} to {1} times shorter",
+        r"cells \(×([\d.]+) to (\d+)\): there": "are {0} to {1} times smaller",
+    }
+    for pattern, sentence in told.items():
+        numbers = re.findall(pattern, said)[0]
+        assert sentence.format(*numbers) in text, numbers

@@ -189,3 +189,9 @@ def test_the_figure_of_the_readme_is_what_its_rows_make(tmp_path):
     assert f"B̂/B at most {most:.2f}" in text
     best = max(cells(rows), key=lambda cell: cell.saved if cell.rule == NORM else 0.0)
     assert f"{best.saved:.0%}" in text and f"β = {best.value:g}" in text
+    for rule, value, name in ((NORM, 0.8, "missing"), (VARIANCE, 4.0, "8 are missing")):
+        own = [cell for cell in cells(rows) if (cell.rule, cell.value) == (rule, value)]
+        shown = [f"{c.saved:.0%}" if c.low > 0 else "nothing for certain" for c in own]
+        if rule == NORM:
+            shown[1] += f" ({100 * own[1].low:.1f} to {100 * own[1].high:.1f})"
+        assert f"{name} | {' | '.join(shown)} |" in text
