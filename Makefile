@@ -10,9 +10,8 @@ JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 
 run = .venv/bin/python -m
-# A file's tests stay in one process, where they share compiled functions; files in their own order,
-# so that long ones with few tests do not come last, when the other processes have nothing to do.
-pytest = $(run) pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+# A file's tests stay in one process, where they share compiled functions.
+pytest = $(run) pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: help .venv test test-fast lint reproduce bench constraints clean
 .DEFAULT_GOAL := help
