@@ -261,9 +261,7 @@ def total(graph: Graph, p: int) -> float:
         products = products @ np.roll(rounds, k, axis=0)
         size = float(np.linalg.norm(products, 2, axis=(1, 2)).max())
         found += size
-        if size < 1e-12:
-            return found
-        if (k + 1) % len(rounds) == 0 and size < 1e-3:
+        if size < 1e-3:
             return found / (1 - size)  # s_{j+k} ≤ s_j s_k
     raise ValueError(
         f"graph={graph.name} leaves p={p} workers too far apart: {size:.3g} of a spread is left "
