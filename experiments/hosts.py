@@ -18,6 +18,7 @@ import jax
 
 LOST = 3  # exit status: another process was lost
 MEET = 300  # seconds that a process waits for the others to start; then JAX aborts it
+HEARTBEAT = 60  # seconds without a sign of life after which a process counts as lost
 GRACE = 20.0  # seconds that processes get to end by themselves once one of them has ended badly
 _PARENT = "EXPERIMENTS_TRAIN_PARENT"
 
@@ -42,7 +43,7 @@ def connect(
         process_count,
         process_id,
         initialization_timeout=MEET,
-        heartbeat_timeout_seconds=60,
+        heartbeat_timeout_seconds=HEARTBEAT,
     )
 
 

@@ -59,7 +59,8 @@ def life(arguments: Sequence[str], log: Path) -> None:
             os.dup2(file.fileno(), stream)
     from experiments import hosts, train
 
-    hosts.MEET = 60  # here all are started at once: who does not come was killed
+    # here all are started at once, on one machine: who does not come or is silent was killed
+    hosts.MEET, hosts.HEARTBEAT = 60, 20
     sys.exit(train.main(arguments))
 
 
