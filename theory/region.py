@@ -90,10 +90,15 @@ def remainder(expr: sp.Expr, relations: Sequence[tuple[sp.Symbol, sp.Expr]] = ()
     others = sp.Tuple(expr, *divisors).free_symbols.difference(leading)
     order = (*leading, *sorted(others, key=lambda symbol: symbol.sort_key()))
     domain, element = normal(expr, order)
-    if not divisors:
-        return domain.to_sympy(element)
     rest = element.numer.rem([normal(divisor, order)[1].numer for divisor in divisors])
     return domain.to_sympy(domain.field(rest) / domain.field(element.denom))
+
+
+@lru_cache(maxsize=4096)
+def _slack(condition: Condition) -> sp.Dummy:
+    """Return a condition's own slack, the same in every region: what is cached is found again."""
+    # "None" is "not said" to be positive.
+    return sp.Dummy("slack", nonnegative=True, positive=condition.strict or None)
 
 
 class Region:
@@ -123,8 +128,7 @@ class Region:
             raise NotProvedError(f"{condition.text}: cannot be solved for {x}", x)
         if not self.is_positive(condition.scale):
             raise NotProvedError(f"{condition.text}: scale not shown positive", condition.scale)
-        # "None" is "not said" to be positive.
-        slack = sp.Dummy("slack", nonnegative=True, positive=condition.strict or None)
+        slack = _slack(condition)
         numerator, denominator = _fraction(product)
         equation = sp.Poly(slack * denominator - numerator, x)
         if equation.degree() != 1:
@@ -186,6 +190,7 @@ class Region:
         return self._strict(_fraction(expr)[1])
 
 
+@lru_cache(maxsize=4096)
 def _polynomial_sign(polynomial: Any, symbols: tuple[sp.Symbol, ...]) -> tuple[int, bool]:
     """Return (sign, strict) as `Region._sign` does, from the signs of the factors."""
     constant, factors = polynomial.factor_list()
