@@ -74,6 +74,20 @@ def test_conditions_cannot_bound_one_parameter_twice() -> None:
         Region([below, Condition("y ≥ 2x", y - 2 * x, y)])
 
 
+def test_each_condition_has_a_slack_of_its_own() -> None:
+    """Of two parameters that are at least 1 either may be the larger."""
+    region = Region([Condition("at least 1", each - 1, each) for each in (x, y)])
+    assert region.is_positive(x + y - 1)
+    assert not region.is_nonnegative(x - y) and not region.is_nonnegative(y - x)
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_only_strict_conditions_exclude_equality(order: tuple[bool, bool]) -> None:
+    for strict in order:  # what was found of one is not said of the other
+        region = Region([Condition("x and 1", x - 1, x, strict=strict)])
+        assert region.is_nonnegative(x - 1) and region.is_positive(x - 1) == strict
+
+
 def test_relations_must_be_monic() -> None:
     with pytest.raises(NotProvedError, match="monic"):
         remainder(x, [(x, x * y - 1)])
